@@ -1,0 +1,102 @@
+/*
+ * fastdrop: dropout over arrays, the mask generated while it is applied. The one public header.
+ *
+ * Every kernel here is a pure function of its arguments: it keeps no state, allocates nothing and
+ * may run in any number of threads at once. Which element is dropped depends only on the stream and
+ * on the element's index (fd_stream.h), so that any split of the work gives the same bits.
+ *
+ * Units: `n`, `first`, `begin` count elements, `n_bytes` bytes; probabilities never come here, only
+ * drop_threshold, in units of 2^-40.
+ */
+#ifndef FASTDROP_H
+#define FASTDROP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Element types, in the order of fd_dtype_names. 16-bit floats are passed as their bits. */
+typedef enum { FD_F16, FD_BF16, FD_F32, FD_F64, FD_DTYPES } fd_dtype;
+
+/* One mask: all there is to know of it. */
+typedef struct {
+    uint64_t seed;           /* the Philox key */
+    uint64_t position;       /* which of the seed's masks */
+    uint64_t drop_threshold; /* 0..2^40; element i is dropped iff U_i < drop_threshold */
+} fd_stream;
+
+/* What becomes of the elements: y = keep ? x * scale + shift : fill, the product rounded before the
+ * sum. Each is rounded once to the compute type (float for 16-bit types). The plain kernels use
+ * scale alone: y = keep ? x * scale : +0, so that a kept -0.0 stays what it is. */
+typedef struct {
+    double scale, shift, fill;
+} fd_values;
+
+/*
+ * y[j] from x[j], j in [0, n), for the elements first .. first+n-1 of the stream.
+ * first + n <= 2^58. x and y are aligned to their element, and are the same array or do not
+ * overlap.
+ */
+typedef void fd_apply_fn(void *y, const void *x, uint64_t first, size_t n, const fd_stream *stream,
+                         const fd_values *values);
+
+/*
+ * Keep bits (1 = kept) of elements first .. first+n-1 into bits [begin, begin+n) of out; bit j of
+ * byte k is bit 8k+j. No other bit is changed. first + n <= 2^58.
+ */
+typedef void fd_bits_fn(uint8_t *out, uint64_t begin, uint64_t first, size_t n,
+                        const fd_stream *stream);
+
+/* The kernels of one ISA. */
+typedef struct {
+    const char *name; /* "baseline", "avx2", "avx512", "neon" */
+    unsigned needs;   /* processor features, a set of fd_feature */
+    fd_bits_fn *bits;
+    fd_apply_fn *plain[FD_DTYPES];
+    fd_apply_fn *affine[FD_DTYPES];
+} fd_kernels;
+
+/* Each always exists and is NULL where that ISA was not built. */
+extern const fd_kernels *const fd_kernels_baseline;
+extern const fd_kernels *const fd_kernels_avx2;
+extern const fd_kernels *const fd_kernels_avx512;
+extern const fd_kernels *const fd_kernels_neon;
+
+/* fd_cpu.c: what this processor and its operating system offer. Each feature is the whole set of
+ * instructions that the ISA of that name uses. */
+typedef enum { FD_CPU_AVX2 = 1, FD_CPU_AVX512 = 2, FD_CPU_NEON = 4 } fd_feature;
+unsigned fd_cpu_features(void);
+
+/* fd_dispatch.c */
+enum { FD_ISAS = 4 };
+extern const char *const fd_isa_names[FD_ISAS]; /* widest first; the last is "baseline" */
+extern const char *const fd_dtype_names[FD_DTYPES];
+const fd_kernels *fd_built(int isa);  /* NULL: this build lacks it */
+const fd_kernels *fd_usable(int isa); /* NULL: this build or this processor lacks it */
+const fd_kernels *fd_widest(void);    /* never NULL */
+
+/*
+ * fd_window.c: an n-dimensional array whose elements take their decisions from a stream. Element
+ * (j0, j1, ...) has index first + sum(j_k * stride_k); a stride of 0 shares one decision along its
+ * axis. fd_window_init merges axes that are contiguous in the index, and can hold any ndim <= 64.
+ */
+enum { FD_MAX_NDIM = 64 };
+typedef struct {
+    int ndim; /* >= 1 after fd_window_init; the last axis is a run: its stride is 0 or 1 */
+    uint64_t first;
+    uint64_t shape[FD_MAX_NDIM + 1], stride[FD_MAX_NDIM + 1];
+} fd_window;
+void fd_window_init(fd_window *w, int ndim, const uint64_t *shape, const uint64_t *stride,
+                    uint64_t first);
+
+/* Elements begin .. begin+n-1 of the window in C order; x and y point at element 0 of the window
+ * and are C-contiguous, bit 0 of out is element 0. */
+void fd_window_plain(const fd_kernels *k, fd_dtype dtype, const fd_window *w, void *y,
+                     const void *x, uint64_t begin, uint64_t n, const fd_stream *stream,
+                     const fd_values *values);
+void fd_window_affine(const fd_kernels *k, fd_dtype dtype, const fd_window *w, void *y,
+                      const void *x, uint64_t begin, uint64_t n, const fd_stream *stream,
+                      const fd_values *values);
+void fd_window_bits(const fd_kernels *k, const fd_window *w, uint8_t *out, uint64_t begin,
+                    uint64_t n, const fd_stream *stream);
+
+#endif

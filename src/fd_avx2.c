@@ -1,0 +1,145 @@
+/*
+ * AVX2, F16C, BMI1 and BMI2: 4 blocks a group, each word in the low half of a 64-bit lane, for that
+ * is where vpmuludq reads it: the low product needs no work and its garbage above is harmless.
+ * Blocks stand in the lanes as 0, 2, 1, 3, so that unpacklo/unpackhi put them out in order.
+ * gcc >= 5, clang >= 3.9, MSVC >= 2017.
+ */
+#include "fd_stream.h"
+
+#if FD_X86
+#include <immintrin.h>
+
+FD_TARGET_BEGIN("avx2,f16c,bmi,bmi2")
+
+#define FD_ISA avx2
+#define FD_STEP 32
+#define V_BLOCKS 4
+
+typedef __m256i v_word, v_prod, v_pair;
+
+FD_INLINE v_word v_set1(uint32_t a) { return _mm256_set1_epi32((int)a); }
+FD_INLINE v_word v_iota(uint32_t base) {
+    return _mm256_add_epi32(v_set1(base), _mm256_setr_epi64x(0, 2, 1, 3));
+}
+FD_INLINE v_word v_words(const uint32_t *w) {
+    const __m256i lanes = _mm256_cvtepu32_epi64(_mm_loadu_si128((const __m128i *)w));
+    return _mm256_permute4x64_epi64(lanes, _MM_SHUFFLE(3, 1, 2, 0));
+}
+FD_INLINE v_word v_xor(v_word a, v_word b) { return _mm256_xor_si256(a, b); }
+FD_INLINE v_word v_xor3(v_word a, v_word b, v_word c) { return v_xor(v_xor(a, b), c); }
+FD_INLINE v_prod v_mul(v_word a, uint32_t m) { return _mm256_mul_epu32(a, v_set1(m)); }
+FD_INLINE v_word v_hi(v_prod p) { return _mm256_srli_epi64(p, 32); }
+FD_INLINE v_word v_lo(v_prod p) { return p; }
+FD_INLINE v_pair v_pair_of(v_prod p, v_word a) { return v_xor(p, _mm256_slli_epi64(a, 32)); }
+FD_INLINE v_pair v_and(v_pair a, v_pair b) { return _mm256_and_si256(a, b); }
+FD_INLINE v_pair v_or(v_pair a, v_pair b) { return _mm256_or_si256(a, b); }
+FD_INLINE v_pair v_andnot(v_pair a, v_pair b) { return _mm256_andnot_si256(a, b); }
+FD_INLINE v_pair v_ones(void) { return _mm256_set1_epi32(-1); }
+FD_INLINE void v_put(uint64_t *dst, v_pair p01, v_pair p23) {
+    p01 = _mm256_shuffle_epi32(p01, _MM_SHUFFLE(2, 3, 0, 1));
+    p23 = _mm256_shuffle_epi32(p23, _MM_SHUFFLE(2, 3, 0, 1));
+    _mm256_storeu_si256((__m256i *)dst, _mm256_unpacklo_epi64(p01, p23));
+    _mm256_storeu_si256((__m256i *)(dst + 4), _mm256_unpackhi_epi64(p01, p23));
+}
+FD_INLINE uint32_t v_nonzero(const uint64_t *words) {
+    uint32_t zero = 0;
+    FD_UNROLL
+    for (int i = 0; i < FD_TILE_WORDS; i += 4) {
+        const __m256i w = _mm256_loadu_si256((const __m256i *)(words + i));
+        const __m256i is0 = _mm256_cmpeq_epi64(w, _mm256_setzero_si256());
+        zero |= (uint32_t)_mm256_movemask_pd(_mm256_castsi256_pd(is0)) << i;
+    }
+    return ~zero;
+}
+
+typedef __m256 v_f32;
+
+FD_INLINE v_f32 splat_f32(double a) { return _mm256_set1_ps((float)a); }
+FD_INLINE v_f32 mul_f32(v_f32 a, v_f32 b) { return _mm256_mul_ps(a, b); }
+FD_INLINE v_f32 add_f32(v_f32 a, v_f32 b) { return _mm256_add_ps(a, b); }
+FD_INLINE __m256i kept_f32(const uint64_t *keep, unsigned i) {
+    const __m256i bit = _mm256_slli_epi32(_mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128), i % 32);
+    int word;
+    memcpy(&word, (const char *)keep + i / 32 * 4, sizeof word);
+    return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(word), bit), bit);
+}
+FD_INLINE v_f32 keep_or_zero_f32(__m256i m, v_f32 a) {
+    return _mm256_and_ps(_mm256_castsi256_ps(m), a);
+}
+FD_INLINE v_f32 keep_or_f32(__m256i m, v_f32 a, v_f32 b) {
+    return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(m));
+}
+FD_INLINE v_f32 load_f32(const float *x) { return _mm256_loadu_ps(x); }
+FD_INLINE void store_f32(float *y, v_f32 a) { _mm256_storeu_ps(y, a); }
+
+FD_INLINE v_f32 load_f16(const uint16_t *x) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)x));
+}
+FD_INLINE void store_f16(uint16_t *y, v_f32 a) {
+    _mm_storeu_si128((__m128i *)y, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
+FD_INLINE v_f32 load_bf16(const uint16_t *x) {
+    const __m256i w = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)x));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(w, 16));
+}
+FD_INLINE void store_bf16(uint16_t *y, v_f32 a) {
+    /* to nearest even in integers: add half an ulp less one, plus the bit that becomes the last.
+     * A NaN is made quiet instead, for the sum could carry it into an infinity. */
+    const __m256i w = _mm256_castps_si256(a);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(w, 16), _mm256_set1_epi32(1));
+    const __m256i sum = _mm256_add_epi32(_mm256_add_epi32(w, odd), _mm256_set1_epi32(0x7FFF));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+    const __m256i quiet = _mm256_or_si256(w, _mm256_set1_epi32(0x400000));
+    const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(sum, quiet, nan), 16);
+    const __m256i packed = _mm256_packus_epi32(high, high); /* in each 128-bit half, twice */
+    _mm_storeu_si128((__m128i *)y, _mm_unpacklo_epi64(_mm256_castsi256_si128(packed),
+                                                      _mm256_extracti128_si256(packed, 1)));
+}
+
+typedef __m256d v_f64;
+
+FD_INLINE v_f64 splat_f64(double a) { return _mm256_set1_pd(a); }
+FD_INLINE v_f64 mul_f64(v_f64 a, v_f64 b) { return _mm256_mul_pd(a, b); }
+FD_INLINE v_f64 add_f64(v_f64 a, v_f64 b) { return _mm256_add_pd(a, b); }
+FD_INLINE __m256i kept_f64(const uint64_t *keep, unsigned i) {
+    const __m256i bit = _mm256_slli_epi64(_mm256_setr_epi64x(1, 2, 4, 8), i % 32);
+    int word;
+    memcpy(&word, (const char *)keep + i / 32 * 4, sizeof word);
+    return _mm256_cmpeq_epi64(_mm256_and_si256(_mm256_set1_epi32(word), bit), bit);
+}
+FD_INLINE v_f64 keep_or_zero_f64(__m256i m, v_f64 a) {
+    return _mm256_and_pd(_mm256_castsi256_pd(m), a);
+}
+FD_INLINE v_f64 keep_or_f64(__m256i m, v_f64 a, v_f64 b) {
+    return _mm256_blendv_pd(b, a, _mm256_castsi256_pd(m));
+}
+FD_INLINE v_f64 load_f64(const double *x) { return _mm256_loadu_pd(x); }
+FD_INLINE void store_f64(double *y, v_f64 a) { _mm256_storeu_pd(y, a); }
+
+#include "fd_mask_tpl.h"
+#define FD_DTYPE f16
+#define FD_REAL f32
+#include "fd_apply_tpl.h"
+#define FD_DTYPE bf16
+#define FD_REAL f32
+#include "fd_apply_tpl.h"
+#define FD_DTYPE f32
+#define FD_REAL f32
+#include "fd_apply_tpl.h"
+#define FD_DTYPE f64
+#define FD_REAL f64
+#include "fd_apply_tpl.h"
+
+FD_TARGET_END
+
+static const fd_kernels table = {
+    "avx2",
+    FD_CPU_AVX2,
+    fd_bits_avx2,
+    {fd_plain_f16_avx2, fd_plain_bf16_avx2, fd_plain_f32_avx2, fd_plain_f64_avx2},
+    {fd_affine_f16_avx2, fd_affine_bf16_avx2, fd_affine_f32_avx2, fd_affine_f64_avx2},
+};
+const fd_kernels *const fd_kernels_avx2 = &table;
+#else
+const fd_kernels *const fd_kernels_avx2 = NULL;
+#endif

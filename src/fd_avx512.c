@@ -1,0 +1,138 @@
+/*
+ * AVX-512 F, BW, DQ and VL: as fd_avx2.c with 8 blocks a group, in lanes 0, 4, 1, 5, 2, 6, 3, 7 for
+ * the same reason; three-way xor in one instruction, masks in mask registers.
+ * gcc >= 7, clang >= 6, MSVC >= 2017 15.5.
+ */
+#include "fd_stream.h"
+
+#if FD_X86
+#ifdef FD_EMULATE_AVX512
+#include FD_EMULATE_AVX512 /* tests/c: the same intrinsics in portable C */
+#define FD_AVX512_BEGIN
+#define FD_AVX512_END
+#else
+#include <immintrin.h>
+#define FD_AVX512_BEGIN FD_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c,bmi,bmi2")
+#define FD_AVX512_END FD_TARGET_END
+#endif
+
+FD_AVX512_BEGIN
+
+#define FD_ISA avx512
+#define FD_STEP 64
+#define V_BLOCKS 8
+
+typedef __m512i v_word, v_prod, v_pair;
+
+FD_INLINE v_word v_set1(uint32_t a) { return _mm512_set1_epi32((int)a); }
+FD_INLINE v_word v_iota(uint32_t base) {
+    return _mm512_add_epi32(v_set1(base), _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7));
+}
+FD_INLINE v_word v_words(const uint32_t *w) {
+    const __m512i lanes = _mm512_cvtepu32_epi64(_mm256_loadu_si256((const __m256i *)w));
+    return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), lanes);
+}
+FD_INLINE v_word v_xor(v_word a, v_word b) { return _mm512_xor_si512(a, b); }
+FD_INLINE v_word v_xor3(v_word a, v_word b, v_word c) {
+    return _mm512_ternarylogic_epi32(a, b, c, 0x96);
+}
+FD_INLINE v_prod v_mul(v_word a, uint32_t m) { return _mm512_mul_epu32(a, v_set1(m)); }
+FD_INLINE v_word v_hi(v_prod p) { return _mm512_srli_epi64(p, 32); }
+FD_INLINE v_word v_lo(v_prod p) { return p; }
+FD_INLINE v_pair v_pair_of(v_prod p, v_word a) { return v_xor(p, _mm512_slli_epi64(a, 32)); }
+FD_INLINE v_pair v_and(v_pair a, v_pair b) { return _mm512_and_si512(a, b); }
+FD_INLINE v_pair v_or(v_pair a, v_pair b) { return _mm512_or_si512(a, b); }
+FD_INLINE v_pair v_andnot(v_pair a, v_pair b) { return _mm512_andnot_si512(a, b); }
+FD_INLINE v_pair v_ones(void) { return _mm512_set1_epi32(-1); }
+FD_INLINE void v_put(uint64_t *dst, v_pair p01, v_pair p23) {
+    p01 = _mm512_shuffle_epi32(p01, (_MM_PERM_ENUM)_MM_SHUFFLE(2, 3, 0, 1));
+    p23 = _mm512_shuffle_epi32(p23, (_MM_PERM_ENUM)_MM_SHUFFLE(2, 3, 0, 1));
+    _mm512_storeu_si512(dst, _mm512_unpacklo_epi64(p01, p23));
+    _mm512_storeu_si512(dst + 8, _mm512_unpackhi_epi64(p01, p23));
+}
+FD_INLINE uint32_t v_nonzero(const uint64_t *words) {
+    uint32_t set = 0;
+    FD_UNROLL
+    for (int i = 0; i < FD_TILE_WORDS; i += 8) {
+        const __m512i w = _mm512_loadu_si512(words + i);
+        set |= (uint32_t)_mm512_test_epi64_mask(w, w) << i;
+    }
+    return set;
+}
+
+typedef __m512 v_f32;
+
+FD_INLINE v_f32 splat_f32(double a) { return _mm512_set1_ps((float)a); }
+FD_INLINE v_f32 mul_f32(v_f32 a, v_f32 b) { return _mm512_mul_ps(a, b); }
+FD_INLINE v_f32 add_f32(v_f32 a, v_f32 b) { return _mm512_add_ps(a, b); }
+FD_INLINE __mmask16 kept_f32(const uint64_t *keep, unsigned i) {
+    __mmask16 m;
+    memcpy(&m, (const char *)keep + i / 8, sizeof m);
+    return m;
+}
+FD_INLINE v_f32 keep_or_zero_f32(__mmask16 m, v_f32 a) { return _mm512_maskz_mov_ps(m, a); }
+FD_INLINE v_f32 keep_or_f32(__mmask16 m, v_f32 a, v_f32 b) { return _mm512_mask_blend_ps(m, b, a); }
+FD_INLINE v_f32 load_f32(const float *x) { return _mm512_loadu_ps(x); }
+FD_INLINE void store_f32(float *y, v_f32 a) { _mm512_storeu_ps(y, a); }
+
+FD_INLINE v_f32 load_f16(const uint16_t *x) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)x));
+}
+FD_INLINE void store_f16(uint16_t *y, v_f32 a) {
+    _mm256_storeu_si256((__m256i *)y, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
+FD_INLINE v_f32 load_bf16(const uint16_t *x) {
+    const __m512i w = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)x));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
+}
+FD_INLINE void store_bf16(uint16_t *y, v_f32 a) {
+    /* in integers, as in fd_avx2.c: vcvtneps2bf16 would flush subnormals */
+    const __m512i w = _mm512_castps_si512(a);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(w, 16), _mm512_set1_epi32(1));
+    const __m512i sum = _mm512_add_epi32(_mm512_add_epi32(w, odd), _mm512_set1_epi32(0x7FFF));
+    const __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+    const __m512i quiet = _mm512_or_si512(w, _mm512_set1_epi32(0x400000));
+    const __m512i high = _mm512_srli_epi32(_mm512_mask_blend_epi32(nan, sum, quiet), 16);
+    _mm256_storeu_si256((__m256i *)y, _mm512_cvtepi32_epi16(high));
+}
+
+typedef __m512d v_f64;
+
+FD_INLINE v_f64 splat_f64(double a) { return _mm512_set1_pd(a); }
+FD_INLINE v_f64 mul_f64(v_f64 a, v_f64 b) { return _mm512_mul_pd(a, b); }
+FD_INLINE v_f64 add_f64(v_f64 a, v_f64 b) { return _mm512_add_pd(a, b); }
+FD_INLINE __mmask8 kept_f64(const uint64_t *keep, unsigned i) {
+    return ((const unsigned char *)keep)[i / 8];
+}
+FD_INLINE v_f64 keep_or_zero_f64(__mmask8 m, v_f64 a) { return _mm512_maskz_mov_pd(m, a); }
+FD_INLINE v_f64 keep_or_f64(__mmask8 m, v_f64 a, v_f64 b) { return _mm512_mask_blend_pd(m, b, a); }
+FD_INLINE v_f64 load_f64(const double *x) { return _mm512_loadu_pd(x); }
+FD_INLINE void store_f64(double *y, v_f64 a) { _mm512_storeu_pd(y, a); }
+
+#include "fd_mask_tpl.h"
+#define FD_DTYPE f16
+#define FD_REAL f32
+#include "fd_apply_tpl.h"
+#define FD_DTYPE bf16
+#define FD_REAL f32
+#include "fd_apply_tpl.h"
+#define FD_DTYPE f32
+#define FD_REAL f32
+#include "fd_apply_tpl.h"
+#define FD_DTYPE f64
+#define FD_REAL f64
+#include "fd_apply_tpl.h"
+
+FD_AVX512_END
+
+static const fd_kernels table = {
+    "avx512",
+    FD_CPU_AVX512,
+    fd_bits_avx512,
+    {fd_plain_f16_avx512, fd_plain_bf16_avx512, fd_plain_f32_avx512, fd_plain_f64_avx512},
+    {fd_affine_f16_avx512, fd_affine_bf16_avx512, fd_affine_f32_avx512, fd_affine_f64_avx512},
+};
+const fd_kernels *const fd_kernels_avx512 = &table;
+#else
+const fd_kernels *const fd_kernels_avx512 = NULL;
+#endif

@@ -1,0 +1,113 @@
+/*
+ * Portable C: one block a group, one element a vector. Runs everywhere; conversions of 16-bit
+ * floats are spelt out, for no instruction is assumed.
+ */
+#include "fd_stream.h"
+
+#define FD_ISA baseline
+#define FD_STEP 32
+#define V_BLOCKS 1
+
+typedef uint32_t v_word;
+typedef uint64_t v_prod, v_pair;
+
+FD_INLINE v_word v_set1(uint32_t a) { return a; }
+FD_INLINE v_word v_iota(uint32_t base) { return base; }
+FD_INLINE v_word v_words(const uint32_t *w) { return *w; }
+FD_INLINE v_word v_xor(v_word a, v_word b) { return a ^ b; }
+FD_INLINE v_word v_xor3(v_word a, v_word b, v_word c) { return a ^ b ^ c; }
+FD_INLINE v_prod v_mul(v_word a, uint32_t m) { return (uint64_t)a * m; }
+FD_INLINE v_word v_hi(v_prod p) { return (uint32_t)(p >> 32); }
+FD_INLINE v_word v_lo(v_prod p) { return (uint32_t)p; }
+FD_INLINE v_pair v_pair_of(v_prod p, v_word a) { return p ^ (uint64_t)a << 32; }
+FD_INLINE v_pair v_and(v_pair a, v_pair b) { return a & b; }
+FD_INLINE v_pair v_or(v_pair a, v_pair b) { return a | b; }
+FD_INLINE v_pair v_andnot(v_pair a, v_pair b) { return ~a & b; }
+FD_INLINE v_pair v_ones(void) { return ~(uint64_t)0; }
+FD_INLINE void v_put(uint64_t *dst, v_pair p01, v_pair p23) {
+    dst[0] = p01 >> 32 | p01 << 32;
+    dst[1] = p23 >> 32 | p23 << 32;
+}
+FD_INLINE uint32_t v_nonzero(const uint64_t *words) {
+    uint32_t set = 0;
+    for (int i = 0; i < FD_TILE_WORDS; i++) set |= (uint32_t)(words[i] != 0) << i;
+    return set;
+}
+
+FD_INLINE int kept(const uint64_t *keep, unsigned i) { return (int)(keep[i / 64] >> i % 64 & 1); }
+
+typedef float v_f32;
+
+FD_INLINE v_f32 splat_f32(double a) { return (float)a; }
+FD_INLINE v_f32 mul_f32(v_f32 a, v_f32 b) { return a * b; }
+FD_INLINE v_f32 add_f32(v_f32 a, v_f32 b) { return a + b; }
+FD_INLINE int kept_f32(const uint64_t *keep, unsigned i) { return kept(keep, i); }
+FD_INLINE v_f32 keep_or_zero_f32(int m, v_f32 a) { return m ? a : 0.0f; }
+FD_INLINE v_f32 keep_or_f32(int m, v_f32 a, v_f32 b) { return m ? a : b; }
+FD_INLINE v_f32 load_f32(const float *x) { return *x; }
+FD_INLINE void store_f32(float *y, v_f32 a) { *y = a; }
+
+FD_INLINE v_f32 load_f16(const uint16_t *x) {
+    const uint32_t sign = (uint32_t)(*x & 0x8000) << 16, magnitude = *x & 0x7FFF;
+    if (magnitude < 0x0400) /* zero and subnormals, in units of 2^-24 */
+        return fd_float_of(sign | fd_bits_of((float)magnitude * 0x1p-24f));
+    if (magnitude >= 0x7C00) /* infinity, NaN */
+        return fd_float_of(sign | 0x7F800000 | magnitude << 13);
+    return fd_float_of(sign | ((magnitude << 13) + ((127 - 15) << 23)));
+}
+FD_INLINE void store_f16(uint16_t *y, v_f32 a) {
+    const uint32_t w = fd_bits_of(a), sign = w >> 16 & 0x8000;
+    uint32_t magnitude = w & 0x7FFFFFFF, half;
+    if (magnitude > 0x7F800000) /* NaN */
+        half = 0x7E00;
+    else if (magnitude >= 0x477FF000) /* rounds to 65536 or more */
+        half = 0x7C00;
+    else if (magnitude < 0x38800000) /* below 2^-14: let 0.5's ulp of 2^-24 do the rounding */
+        half = fd_bits_of(fd_float_of(magnitude) + 0.5f) - 0x3F000000;
+    else
+        half = (magnitude - ((127 - 15) << 23) + 0x0FFF + (magnitude >> 13 & 1)) >> 13;
+    *y = (uint16_t)(sign | half);
+}
+FD_INLINE v_f32 load_bf16(const uint16_t *x) { return fd_float_of((uint32_t)*x << 16); }
+FD_INLINE void store_bf16(uint16_t *y, v_f32 a) {
+    const uint32_t w = fd_bits_of(a);
+    if ((w & 0x7FFFFFFF) > 0x7F800000) /* a NaN: rounding could carry it into an infinity */
+        *y = (uint16_t)(w >> 16 | 0x0040);
+    else
+        *y = (uint16_t)((w + 0x7FFF + (w >> 16 & 1)) >> 16);
+}
+
+typedef double v_f64;
+
+FD_INLINE v_f64 splat_f64(double a) { return a; }
+FD_INLINE v_f64 mul_f64(v_f64 a, v_f64 b) { return a * b; }
+FD_INLINE v_f64 add_f64(v_f64 a, v_f64 b) { return a + b; }
+FD_INLINE int kept_f64(const uint64_t *keep, unsigned i) { return kept(keep, i); }
+FD_INLINE v_f64 keep_or_zero_f64(int m, v_f64 a) { return m ? a : 0.0; }
+FD_INLINE v_f64 keep_or_f64(int m, v_f64 a, v_f64 b) { return m ? a : b; }
+FD_INLINE v_f64 load_f64(const double *x) { return *x; }
+FD_INLINE void store_f64(double *y, v_f64 a) { *y = a; }
+
+#include "fd_mask_tpl.h"
+#define FD_DTYPE f16
+#define FD_REAL f32
+#include "fd_apply_tpl.h"
+#define FD_DTYPE bf16
+#define FD_REAL f32
+#include "fd_apply_tpl.h"
+#define FD_DTYPE f32
+#define FD_REAL f32
+#include "fd_apply_tpl.h"
+#define FD_DTYPE f64
+#define FD_REAL f64
+#include "fd_apply_tpl.h"
+
+static const fd_kernels table = {
+    "baseline",
+    0,
+    fd_bits_baseline,
+    {fd_plain_f16_baseline, fd_plain_bf16_baseline, fd_plain_f32_baseline, fd_plain_f64_baseline},
+    {fd_affine_f16_baseline, fd_affine_bf16_baseline, fd_affine_f32_baseline,
+     fd_affine_f64_baseline},
+};
+const fd_kernels *const fd_kernels_baseline = &table;

@@ -1,0 +1,87 @@
+/* Compiler differences, in one place. No algorithm here. */
+#ifndef FD_COMMON_H
+#define FD_COMMON_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(_MSC_VER) && !defined(__clang__)
+#include <intrin.h>
+#define FD_INLINE static __forceinline
+#define FD_RESTRICT __restrict
+#define FD_UNROLL
+#else
+#define FD_INLINE static inline __attribute__((always_inline))
+#define FD_RESTRICT restrict
+#if defined(__clang__)
+#define FD_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define FD_UNROLL _Pragma("GCC unroll 8")
+#endif
+#endif
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define FD_X86 1
+#else
+#define FD_X86 0
+#endif
+
+/* aarch64 in its usual, little-endian form: the NEON kernels read bit words by the byte. */
+#if (defined(__aarch64__) && !defined(__AARCH64EB__)) || defined(_M_ARM64)
+#define FD_ARM64 1
+#else
+#define FD_ARM64 0
+#endif
+
+/*
+ * FD_TARGET_BEGIN("avx2,...") ... FD_TARGET_END compiles what stands between for that target, so
+ * that every build system can use the same flags for all files and nothing of the wider ISA leaks
+ * into a header. MSVC accepts intrinsics without being told.
+ */
+#define FD_PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define FD_TARGET_BEGIN(isa) \
+    FD_PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))
+#define FD_TARGET_END FD_PRAGMA(clang attribute pop)
+#elif defined(__GNUC__)
+#define FD_TARGET_BEGIN(isa) FD_PRAGMA(GCC push_options) FD_PRAGMA(GCC target(isa))
+#define FD_TARGET_END FD_PRAGMA(GCC pop_options)
+#else
+#define FD_TARGET_BEGIN(isa)
+#define FD_TARGET_END
+#endif
+
+#define FD_CAT_(a, b) a##_##b
+#define FD_CAT(a, b) FD_CAT_(a, b)
+
+/* Index of the lowest set bit; w must not be 0. */
+FD_INLINE unsigned fd_ctz64(uint64_t w) {
+#if defined(_MSC_VER) && !defined(__clang__)
+    unsigned long i;
+    _BitScanForward64(&i, w);
+    return (unsigned)i;
+#else
+    return (unsigned)__builtin_ctzll(w);
+#endif
+}
+
+/* Storage type of an element, by dtype name. 16-bit floats travel as their bits. */
+typedef uint16_t fd_elem_f16;
+typedef uint16_t fd_elem_bf16;
+typedef float fd_elem_f32;
+typedef double fd_elem_f64;
+
+/* float32 <-> bits, the one legal way in C. */
+FD_INLINE uint32_t fd_bits_of(float f) {
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    return u;
+}
+FD_INLINE float fd_float_of(uint32_t u) {
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
+#endif

@@ -1,0 +1,171 @@
+/*
+ * Keep bits of one tile, written once over the vector primitives of the including file:
+ *
+ *   V_BLOCKS             blocks in a group, one a lane
+ *   v_word               one 32-bit word of each block; bits above the word are ignored
+ *   v_set1, v_iota       a scalar in every lane; base + lane number
+ *   v_words              V_BLOCKS words from memory
+ *   v_xor, v_xor3        exclusive or of two, of three
+ *   v_mul                the v_prod of a word and a scalar: 32 x 32 -> 64 bits
+ *   v_hi, v_lo           their high and low words
+ *   v_pair, v_pair_of    v_pair_of(prod, a): the words (low, high ^ a) of each lane, densely
+ *   v_and v_or v_andnot  on v_pair; v_andnot(a, b) is ~a & b
+ *   v_ones               a v_pair of ones
+ *   v_put(dst, p01, p23) 2 * V_BLOCKS 64-bit words of bits in stream order, from the pairs
+ *                        (c1, c0) and (c3, c2)
+ *   v_nonzero(words)     bit j: word j of the tile's FD_TILE_WORDS is not zero
+ *
+ * A group of V_BLOCKS blocks is worked plane by plane, least significant first. With u the bit of a
+ * plane and d the same bit of D, keep = (U >= D) obeys
+ *
+ *     keep = d ? keep & u : keep | u       from the less significant planes on
+ *
+ * and a tie, U and D equal in all planes, is an AND of u or ~u. Bits stay in the order in which the
+ * lanes produce them until the last plane is done.
+ */
+
+#define FD_GROUP_WORDS (2 * V_BLOCKS)
+#define FD_GROUP (V_BLOCKS * FD_BLOCK)
+
+/* What the tags of a group share, after round 3 (see fd_schedule). */
+typedef struct {
+    v_word round2_c2; /* c3 ^ k1 of round 2: lacks enter2 */
+    v_word round3_c0; /* c1 ^ k0 of round 3: lacks high(M1 c2) */
+    v_word round3_c2; /* high(M0 c0) of round 3: lacks enter3 ^ k1 */
+    v_word round4_c2; /* c3 ^ k1 of round 4: lacks high(M0 c0) */
+} fd_group;
+
+FD_INLINE void fd_group_begin(fd_group *g, const fd_schedule *s, v_word c0) {
+    v_prod p0 = v_mul(c0, FD_PHILOX_M0);
+    v_word c2 = v_xor(v_hi(p0), v_set1(s->c3 ^ s->k1[0]));
+    v_word c3 = v_lo(p0);
+    v_prod p1 = v_mul(c2, FD_PHILOX_M1);
+    c0 = v_xor(v_hi(p1), v_set1(s->round1_c1 ^ s->k0[1]));
+    g->round2_c2 = v_xor(c3, v_set1(s->k1[1]));
+    g->round3_c0 = v_xor(v_lo(p1), v_set1(s->k0[2]));
+    p0 = v_mul(c0, FD_PHILOX_M0);
+    g->round3_c2 = v_hi(p0);
+    g->round4_c2 = v_xor(v_lo(p0), v_set1(s->k1[3]));
+}
+
+/* The blocks' 128 bits under one tag, as the pairs (c1, c0) and (c3, c2). */
+FD_INLINE void fd_group_tag(v_pair *p01, v_pair *p23, const fd_group *g, const fd_schedule *s,
+                            int tag) {
+    v_prod p0, p1;
+    p1 = v_mul(v_xor(g->round2_c2, v_set1(s->enter2[tag])), FD_PHILOX_M1);
+    v_word c0 = v_xor(v_hi(p1), g->round3_c0);
+    v_word c1 = v_lo(p1);
+    v_word c2 = v_xor(g->round3_c2, v_set1(s->enter3[tag] ^ s->k1[2]));
+    p0 = v_mul(c0, FD_PHILOX_M0);
+    p1 = v_mul(c2, FD_PHILOX_M1);
+    c0 = v_xor3(v_hi(p1), c1, v_set1(s->k0[3]));
+    c2 = v_xor(v_hi(p0), g->round4_c2);
+    FD_UNROLL
+    for (int round = 4; round < FD_PHILOX_ROUNDS - 1; round++) {
+        c1 = v_lo(p1);
+        v_word c3 = v_lo(p0);
+        p0 = v_mul(c0, FD_PHILOX_M0);
+        p1 = v_mul(c2, FD_PHILOX_M1);
+        c0 = v_xor3(v_hi(p1), c1, v_set1(s->k0[round]));
+        c2 = v_xor3(v_hi(p0), c3, v_set1(s->k1[round]));
+    }
+    c1 = v_xor(v_lo(p1), v_set1(s->k0[FD_PHILOX_ROUNDS - 1]));
+    v_word c3 = v_xor(v_lo(p0), v_set1(s->k1[FD_PHILOX_ROUNDS - 1]));
+    *p01 = v_pair_of(v_mul(c2, FD_PHILOX_M1), c1);
+    *p23 = v_pair_of(v_mul(c0, FD_PHILOX_M0), c3);
+}
+
+/* Keep bits of one group, ties counted as dropped, and the ties themselves. */
+FD_INLINE void fd_group_bits(uint64_t *keep, uint64_t *tied, const fd_schedule *s, v_word c0) {
+    fd_group g;
+    v_pair u01, u23, keep01, keep23, tied01, tied23;
+    fd_group_begin(&g, s, c0);
+    fd_group_tag(&keep01, &keep23, &g, s, s->last_plane);
+    tied01 = keep01, tied23 = keep23;
+    if (!fd_schedule_bit(s, s->last_plane)) { /* only where tails follow: else D's last bit is 1 */
+        tied01 = v_andnot(tied01, v_ones());
+        tied23 = v_andnot(tied23, v_ones());
+    } else if (s->tails) {
+        keep01 = v_andnot(v_ones(), keep01);
+        keep23 = v_andnot(v_ones(), keep23);
+    }
+    for (int plane = s->last_plane - 1; plane >= 0; plane--) {
+        fd_group_tag(&u01, &u23, &g, s, plane);
+        if (fd_schedule_bit(s, plane)) {
+            keep01 = v_and(keep01, u01), keep23 = v_and(keep23, u23);
+            tied01 = v_and(tied01, u01), tied23 = v_and(tied23, u23);
+        } else {
+            keep01 = v_or(keep01, u01), keep23 = v_or(keep23, u23);
+            tied01 = v_andnot(u01, tied01), tied23 = v_andnot(u23, tied23);
+        }
+    }
+    v_put(keep, keep01, keep23);
+    if (s->tails) v_put(tied, tied01, tied23);
+}
+
+/* Settles the ties of a tile: their tails, V_BLOCKS at a time. */
+FD_INLINE void fd_tile_tails(uint64_t *keep, const uint64_t *tied, fd_schedule *s, uint64_t tile) {
+    /* element 4b + j of the tile has word j of tail block b, c0 = low + b without carry */
+    const uint64_t block = tile * (FD_TILE / 4);
+    const uint32_t low = (uint32_t)block, threshold = (uint32_t)s->drop_threshold;
+    uint16_t list[FD_TILE + V_BLOCKS];
+    unsigned n = 0;
+    for (uint32_t words = v_nonzero(tied); words; words &= words - 1) {
+        const unsigned w = fd_ctz64(words);
+        for (uint64_t bits = tied[w]; bits; bits &= bits - 1)
+            list[n++] = (uint16_t)(64 * w + fd_ctz64(bits));
+    }
+    if (n == 0) return;
+    fd_schedule_tag(s, FD_TAG_TAIL, (uint32_t)(block >> 32));
+    for (unsigned i = 0; i < V_BLOCKS; i++) list[n + i] = 0; /* fills up the last group */
+    for (unsigned i = 0; i < n; i += V_BLOCKS) {
+        uint32_t blocks[V_BLOCKS];
+        uint64_t words[FD_GROUP_WORDS];
+        v_pair p01, p23;
+        fd_group g;
+        for (unsigned lane = 0; lane < V_BLOCKS; lane++) blocks[lane] = low + list[i + lane] / 4;
+        fd_group_begin(&g, s, v_words(blocks));
+        fd_group_tag(&p01, &p23, &g, s, FD_TAG_TAIL);
+        v_put(words, p01, p23);
+        for (unsigned lane = 0; lane < V_BLOCKS && i + lane < n; lane++) {
+            const unsigned e = list[i + lane];
+            const uint32_t tail = (uint32_t)(words[2 * lane + (e >> 1 & 1)] >> (32 * (e & 1)));
+            keep[e / 64] |= (uint64_t)(tail >= threshold) << (e % 64);
+        }
+    }
+}
+
+/*
+ * Keep bits of elements [lo, hi) of a tile into their places in keep[FD_TILE_WORDS]; the bits of
+ * groups that [lo, hi) does not touch are left as they are.
+ */
+FD_INLINE void fd_tile_bits(uint64_t *keep, fd_schedule *s, uint64_t tile, unsigned lo,
+                            unsigned hi) {
+    if (s->last_plane < 0) {
+        memset(keep, s->drop_threshold == FD_KEEP_ALL ? 0xFF : 0, FD_TILE_WORDS * sizeof *keep);
+        return;
+    }
+    uint64_t tied[FD_TILE_WORDS];
+    const uint64_t block = tile * FD_TILE_BLOCKS;
+    if ((uint32_t)(block >> 32) != s->block_high) fd_schedule_planes(s, (uint32_t)(block >> 32));
+    if (s->tails && hi - lo != FD_TILE) memset(tied, 0, sizeof tied);
+    for (unsigned group = lo / FD_GROUP; group * FD_GROUP < hi; group++)
+        fd_group_bits(keep + group * FD_GROUP_WORDS, tied + group * FD_GROUP_WORDS, s,
+                      v_iota((uint32_t)block + group * V_BLOCKS));
+    if (s->tails) fd_tile_tails(keep, tied, s, tile);
+}
+
+/* Keep bits alone: see fd_bits_fn. */
+static void FD_CAT(fd_bits, FD_ISA)(uint8_t *out, uint64_t begin, uint64_t first, size_t n,
+                                    const fd_stream *stream) {
+    fd_schedule s;
+    uint64_t keep[FD_TILE_WORDS];
+    fd_schedule_init(&s, stream);
+    for (uint64_t tile = first / FD_TILE; n; tile++) {
+        const unsigned lo = (unsigned)(first % FD_TILE);
+        const unsigned count = n < FD_TILE - lo ? (unsigned)n : FD_TILE - lo;
+        fd_tile_bits(keep, &s, tile, lo, lo + count);
+        fd_copy_bits(out, begin, keep, lo, count);
+        first += count, begin += count, n -= count;
+    }
+}

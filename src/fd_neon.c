@@ -1,0 +1,141 @@
+/*
+ * NEON, part of every aarch64 processor: 4 blocks a group, a word of each in one 32-bit lane; a
+ * product is two vectors of 64-bit lanes, parted into high and low words by uzp.
+ */
+#include "fd_stream.h"
+
+#if FD_ARM64
+#include <arm_neon.h>
+
+#define FD_ISA neon
+#define FD_STEP 32
+#define V_BLOCKS 4
+
+typedef uint32x4_t v_word;
+typedef struct {
+    uint32x4_t lanes01, lanes23; /* 64-bit products, as pairs of words */
+} v_prod;
+typedef struct {
+    uint32x4_t low, high;
+} v_pair;
+
+FD_INLINE v_word v_set1(uint32_t a) { return vdupq_n_u32(a); }
+FD_INLINE v_word v_words(const uint32_t *w) { return vld1q_u32(w); }
+FD_INLINE v_word v_iota(uint32_t base) {
+    static const uint32_t lane[4] = {0, 1, 2, 3};
+    return vaddq_u32(v_set1(base), vld1q_u32(lane));
+}
+FD_INLINE v_word v_xor(v_word a, v_word b) { return veorq_u32(a, b); }
+FD_INLINE v_word v_xor3(v_word a, v_word b, v_word c) { return veorq_u32(veorq_u32(a, b), c); }
+FD_INLINE v_prod v_mul(v_word a, uint32_t m) {
+    return (v_prod){vreinterpretq_u32_u64(vmull_u32(vget_low_u32(a), vdup_n_u32(m))),
+                    vreinterpretq_u32_u64(vmull_high_u32(a, vdupq_n_u32(m)))};
+}
+FD_INLINE v_word v_hi(v_prod p) { return vuzp2q_u32(p.lanes01, p.lanes23); }
+FD_INLINE v_word v_lo(v_prod p) { return vuzp1q_u32(p.lanes01, p.lanes23); }
+FD_INLINE v_pair v_pair_of(v_prod p, v_word a) { return (v_pair){v_lo(p), v_xor(v_hi(p), a)}; }
+FD_INLINE v_pair v_and(v_pair a, v_pair b) {
+    return (v_pair){vandq_u32(a.low, b.low), vandq_u32(a.high, b.high)};
+}
+FD_INLINE v_pair v_or(v_pair a, v_pair b) {
+    return (v_pair){vorrq_u32(a.low, b.low), vorrq_u32(a.high, b.high)};
+}
+FD_INLINE v_pair v_andnot(v_pair a, v_pair b) {
+    return (v_pair){vbicq_u32(b.low, a.low), vbicq_u32(b.high, a.high)};
+}
+FD_INLINE v_pair v_ones(void) { return (v_pair){vdupq_n_u32(~0u), vdupq_n_u32(~0u)}; }
+FD_INLINE void v_put(uint64_t *dst, v_pair p01, v_pair p23) {
+    /* words (0, 1) and (2, 3) of two blocks each */
+    const uint64x2_t a01 = vreinterpretq_u64_u32(vzip1q_u32(p01.high, p01.low));
+    const uint64x2_t b01 = vreinterpretq_u64_u32(vzip2q_u32(p01.high, p01.low));
+    const uint64x2_t a23 = vreinterpretq_u64_u32(vzip1q_u32(p23.high, p23.low));
+    const uint64x2_t b23 = vreinterpretq_u64_u32(vzip2q_u32(p23.high, p23.low));
+    vst1q_u64(dst, vzip1q_u64(a01, a23));
+    vst1q_u64(dst + 2, vzip2q_u64(a01, a23));
+    vst1q_u64(dst + 4, vzip1q_u64(b01, b23));
+    vst1q_u64(dst + 6, vzip2q_u64(b01, b23));
+}
+FD_INLINE uint32_t v_nonzero(const uint64_t *words) {
+    uint32_t set = 0;
+    for (int i = 0; i < FD_TILE_WORDS; i++) set |= (uint32_t)(words[i] != 0) << i;
+    return set;
+}
+
+typedef float32x4_t v_f32;
+
+FD_INLINE v_f32 splat_f32(double a) { return vdupq_n_f32((float)a); }
+FD_INLINE v_f32 mul_f32(v_f32 a, v_f32 b) { return vmulq_f32(a, b); }
+FD_INLINE v_f32 add_f32(v_f32 a, v_f32 b) { return vaddq_f32(a, b); }
+FD_INLINE uint32x4_t kept_f32(const uint64_t *keep, unsigned i) {
+    static const uint32_t lane[4] = {1, 2, 4, 8};
+    uint32_t word;
+    memcpy(&word, (const char *)keep + i / 32 * 4, sizeof word);
+    return vtstq_u32(vdupq_n_u32(word), vshlq_u32(vld1q_u32(lane), vdupq_n_s32((int)(i % 32))));
+}
+FD_INLINE v_f32 keep_or_zero_f32(uint32x4_t m, v_f32 a) {
+    return vreinterpretq_f32_u32(vandq_u32(m, vreinterpretq_u32_f32(a)));
+}
+FD_INLINE v_f32 keep_or_f32(uint32x4_t m, v_f32 a, v_f32 b) { return vbslq_f32(m, a, b); }
+FD_INLINE v_f32 load_f32(const float *x) { return vld1q_f32(x); }
+FD_INLINE void store_f32(float *y, v_f32 a) { vst1q_f32(y, a); }
+
+FD_INLINE v_f32 load_f16(const uint16_t *x) {
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(x)));
+}
+FD_INLINE void store_f16(uint16_t *y, v_f32 a) {
+    vst1_u16(y, vreinterpret_u16_f16(vcvt_f16_f32(a)));
+}
+FD_INLINE v_f32 load_bf16(const uint16_t *x) {
+    return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(x), 16));
+}
+FD_INLINE void store_bf16(uint16_t *y, v_f32 a) {
+    /* to nearest even in integers, as in fd_avx2.c */
+    const uint32x4_t w = vreinterpretq_u32_f32(a);
+    const uint32x4_t odd = vandq_u32(vshrq_n_u32(w, 16), vdupq_n_u32(1));
+    const uint32x4_t sum = vaddq_u32(vaddq_u32(w, odd), vdupq_n_u32(0x7FFF));
+    const uint32x4_t quiet = vorrq_u32(w, vdupq_n_u32(0x400000));
+    vst1_u16(y, vshrn_n_u32(vbslq_u32(vceqq_f32(a, a), sum, quiet), 16));
+}
+
+typedef float64x2_t v_f64;
+
+FD_INLINE v_f64 splat_f64(double a) { return vdupq_n_f64(a); }
+FD_INLINE v_f64 mul_f64(v_f64 a, v_f64 b) { return vmulq_f64(a, b); }
+FD_INLINE v_f64 add_f64(v_f64 a, v_f64 b) { return vaddq_f64(a, b); }
+FD_INLINE uint64x2_t kept_f64(const uint64_t *keep, unsigned i) {
+    static const uint64_t lane[2] = {1, 2};
+    return vtstq_u64(vdupq_n_u64(keep[i / 64]),
+                     vshlq_u64(vld1q_u64(lane), vdupq_n_s64((int64_t)(i % 64))));
+}
+FD_INLINE v_f64 keep_or_zero_f64(uint64x2_t m, v_f64 a) {
+    return vreinterpretq_f64_u64(vandq_u64(m, vreinterpretq_u64_f64(a)));
+}
+FD_INLINE v_f64 keep_or_f64(uint64x2_t m, v_f64 a, v_f64 b) { return vbslq_f64(m, a, b); }
+FD_INLINE v_f64 load_f64(const double *x) { return vld1q_f64(x); }
+FD_INLINE void store_f64(double *y, v_f64 a) { vst1q_f64(y, a); }
+
+#include "fd_mask_tpl.h"
+#define FD_DTYPE f16
+#define FD_REAL f32
+#include "fd_apply_tpl.h"
+#define FD_DTYPE bf16
+#define FD_REAL f32
+#include "fd_apply_tpl.h"
+#define FD_DTYPE f32
+#define FD_REAL f32
+#include "fd_apply_tpl.h"
+#define FD_DTYPE f64
+#define FD_REAL f64
+#include "fd_apply_tpl.h"
+
+static const fd_kernels table = {
+    "neon",
+    FD_CPU_NEON,
+    fd_bits_neon,
+    {fd_plain_f16_neon, fd_plain_bf16_neon, fd_plain_f32_neon, fd_plain_f64_neon},
+    {fd_affine_f16_neon, fd_affine_bf16_neon, fd_affine_f32_neon, fd_affine_f64_neon},
+};
+const fd_kernels *const fd_kernels_neon = &table;
+#else
+const fd_kernels *const fd_kernels_neon = NULL;
+#endif
