@@ -1,0 +1,23 @@
+from typing import Any
+
+from numpy.typing import NDArray
+
+_Array = NDArray[Any]
+_Stream = tuple[int, int, int]
+_Window = tuple[int, tuple[int, ...], tuple[int, ...]]
+
+def isas() -> list[tuple[str, bool, bool]]: ...
+def get_isa() -> str: ...
+def set_isa(name: str) -> bool: ...
+def block(seed: int, position: int, tag: int, number: int) -> tuple[int, int, int, int]: ...
+def apply(
+    y: _Array,
+    x: _Array,
+    dtype: str,
+    stream: _Stream,
+    values: tuple[float, ...],
+    window: _Window,
+    begin: int,
+    n: int,
+) -> None: ...
+def bits(out: _Array, stream: _Stream, window: _Window, begin: int, n: int) -> None: ...

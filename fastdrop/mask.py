@@ -1,0 +1,622 @@
+"""The mask as a recipe, and its application to arrays."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastdrop import _core, parallel
+from fastdrop.config import STREAM
+
+__all__ = ["Mask"]
+
+LARGEST = 2**58  # decisions in one mask
+
+Array = NDArray[Any]
+
+
+class Mask:
+    """A dropout mask: not the decisions, but the recipe that they are regenerated from.
+
+    Made by `Generator.mask` or returned by `dropout`; immutable; pickles to less than 300 bytes for
+    arrays of up to four axes, whatever their size.
+
+    Parameters
+    ----------
+    seed : int
+        The generator's seed, in ``[0, 2**64)``.
+    position : int
+        Which of the seed's masks, in ``[0, 2**64)``.
+    shape : int or sequence of int
+        Shape of the arrays that it applies to.
+    p : float, optional
+        Probability of dropping, in ``[0, 1]``.
+    noise_shape : int or sequence of (int or None), optional
+        Shape of the decisions: each axis 1 (one decision shared along it) or the size of `shape`'s
+        (None means that). At most ``2**58`` decisions.
+    scale : float, optional
+        What kept elements are multiplied by; ``1/(1-p)`` unless given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `dropout` for ``p`` and ``noise_shape``.
+
+    Notes
+    -----
+    Element ``i``, in C order of the noise shape, is dropped iff its 40-bit uniform number is less
+    than ``round(p * 2**40)``. The number does not depend on ``p``: raising it only drops more.
+
+    **Compatibility guarantee.** As for `Generator`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> x = np.ones((2, 4), np.float32)
+    >>> y, mask = fd.dropout(x, 0.5, rng=0, return_mask=True)
+    >>> mask
+    Mask(seed=0, position=0, shape=(2, 4), p=0.5)
+    >>> bool((mask.backward(x) == y).all())
+    True
+    >>> mask[:, 2:].keep()
+    array([[ True,  True],
+           [False,  True]])
+    """
+
+    __slots__ = ("_first", "_p", "_position", "_scale", "_seed", "_shape", "_strides")
+
+    _seed: int
+    _position: int
+    _p: float
+    _scale: float
+    _shape: tuple[int, ...]
+    _first: int  # index of the first element's decision
+    _strides: tuple[int, ...]  # steps of that index along each axis; 0: shared
+
+    def __init__(
+        self,
+        seed: int,
+        position: int,
+        shape: int | Sequence[int],
+        p: float = 0.5,
+        *,
+        noise_shape: int | Sequence[int | None] | None = None,
+        scale: float | None = None,
+    ) -> None:
+        p = check_p(p)
+        shape = _as_shape(shape)
+        if scale is None:
+            scale = scale_of(p)
+        strides = strides_of(shape, noise_shape)
+        self._set(_as_word(seed, "seed"), _as_word(position, "position"), p, float(scale), shape)
+        _put(self, "_first", 0)
+        _put(self, "_strides", strides)
+
+    def _set(
+        self, seed: int, position: int, p: float, scale: float, shape: tuple[int, ...]
+    ) -> None:
+        _put(self, "_seed", seed)
+        _put(self, "_position", position)
+        _put(self, "_p", p)
+        _put(self, "_scale", scale)
+        _put(self, "_shape", shape)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"a Mask cannot be changed; make another to set {name}")
+
+    __delattr__ = __setattr__  # type: ignore[assignment]
+
+    def _like(self, **changed: Any) -> Mask:
+        """Return a copy with some slots replaced."""
+        other = object.__new__(Mask)
+        for slot in Mask.__slots__:
+            _put(other, slot, changed.get(slot, getattr(self, slot)))
+        return other
+
+    def _at(self, seed: int, position: int) -> Mask:
+        return self._like(_seed=seed, _position=position)
+
+    @property
+    def seed(self) -> int:
+        """The generator's seed."""
+        return self._seed
+
+    @property
+    def position(self) -> int:
+        """Which of the seed's masks this is."""
+        return self._position
+
+    @property
+    def p(self) -> float:
+        """Probability of dropping."""
+        return self._p
+
+    @property
+    def scale(self) -> float:
+        """What kept elements are multiplied by, before rounding to the array's dtype."""
+        return self._scale
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the arrays that the mask applies to."""
+        return self._shape
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Shape of the decisions; 1 along shared axes."""
+        pairs = zip(self._shape, self._strides, strict=True)
+        return tuple(n if stride else min(n, 1) for n, stride in pairs)
+
+    @property
+    def _recipe(self) -> tuple[int, int, int]:
+        return self._seed, self._position, drop_threshold(self._p)
+
+    @property
+    def _window(self) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+        return self._first, self._shape, self._strides
+
+    def apply(self, x: ArrayLike, out: Array | None = None) -> Array:
+        """Multiply kept elements by the scale and set dropped ones to +0.0.
+
+        Parameters
+        ----------
+        x : array_like
+            float16, bfloat16, float32 or float64, of the mask's shape.
+        out : ndarray, optional
+            Where to put the result: exact shape and dtype; ``x`` itself works in place.
+
+        Returns
+        -------
+        ndarray
+            ``out``, or a new C-contiguous array.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `dropout`; ValueError also where the shapes differ. Nothing is written then.
+
+        Examples
+        --------
+        >>> import numpy as np, fastdrop as fd
+        >>> fd.Generator(0).mask(8, 0.5).apply(np.arange(8.0))
+        array([ 0.,  0.,  4.,  6.,  0.,  0.,  0., 14.])
+        """
+        return self._apply(x, out, "x")
+
+    def backward(self, grad: ArrayLike, out: Array | None = None) -> Array:
+        """Gradient of `apply`: the same linear map, on the same regenerated decisions.
+
+        Parameters
+        ----------
+        grad : array_like
+            Gradient by the output, of the mask's shape; its dtype need not be that of ``x``.
+        out : ndarray, optional
+            As in `apply`.
+
+        Returns
+        -------
+        ndarray
+            Gradient by the input; +0.0 where the element was dropped, even where ``grad`` is NaN.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `apply`.
+        """
+        return self._apply(grad, out, "grad")
+
+    def _apply(self, x: ArrayLike, out: Array | None, name: str) -> Array:
+        source, dtype = as_input(x, name)
+        if source.shape != self._shape:
+            raise ValueError(f"{name} has shape {source.shape}; the mask is for {self._shape}")
+        source, target = pair(source, out)
+        run(target, source, dtype, self._recipe, (self._scale,), self._window)
+        return finish(target, out)
+
+    def keep(self) -> NDArray[np.bool_]:
+        """Return the decisions as a bool array of the mask's shape, True where kept.
+
+        Returns
+        -------
+        ndarray of bool
+        """
+        n = math.prod(self._shape)
+        bits = np.unpackbits(self.packbits(), count=n, bitorder="little")
+        return bits.view(np.bool_).reshape(self._shape)
+
+    def packbits(self) -> NDArray[np.uint8]:
+        """Return the decisions as bits, 1 where kept, in C order of the mask's shape.
+
+        Returns
+        -------
+        ndarray of uint8, shape (ceil(n / 8),)
+            Little bit order: element ``8k + j`` is bit ``j`` of byte ``k``. Unused bits are 0.
+
+        Examples
+        --------
+        >>> import fastdrop as fd
+        >>> fd.Generator(0).mask(8, 0.5).packbits()
+        array([140], dtype=uint8)
+        """
+        n = math.prod(self._shape)
+        bits = np.zeros((n + 7) // 8, np.uint8)
+        recipe, window = self._recipe, self._window
+        parallel.run(lambda begin, count: _core.bits(bits, recipe, window, begin, count), n, 1 / 8)
+        return bits
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        if copy is False:
+            raise ValueError("a Mask holds no array: it cannot be read without making one")
+        keep = self.keep()
+        return keep if dtype is None else keep.astype(dtype, copy=False)
+
+    def __getitem__(self, key: Any) -> Mask:
+        """Return the mask of a window: the same decisions, for a shard or a chunk.
+
+        Parameters
+        ----------
+        key : slice, int, Ellipsis or a tuple of them
+            Slices of step 1; an int takes its axis away. What it leaves out is whole.
+
+        Returns
+        -------
+        Mask
+
+        Raises
+        ------
+        IndexError
+            For any other index, or an int out of range.
+        """
+        keys = key if isinstance(key, tuple) else (key,)
+        given = len([k for k in keys if k is not Ellipsis])
+        if given > len(self._shape) or len(keys) > given + 1:
+            raise IndexError(f"{key!r} has too many indices for a mask of shape {self._shape}")
+        at = next((i for i, k in enumerate(keys) if k is Ellipsis), len(keys))
+        whole = (slice(None),) * (len(self._shape) - given)
+        keys = keys[:at] + whole + keys[at + 1 :]
+        first, shape, strides = self._first, [], []
+        for axis, (k, n, stride) in enumerate(zip(keys, self._shape, self._strides, strict=True)):
+            if isinstance(k, slice):
+                start, stop, step = k.indices(n)
+                if step != 1:
+                    raise IndexError(f"axis {axis}: a mask takes slices of step 1, not {step}")
+                shape.append(max(0, stop - start))
+                strides.append(stride)
+                start = min(start, max(0, n - 1))  # of an empty slice; stays within the mask
+            else:
+                start = _as_index(k, axis, n)
+            first += start * stride
+        return self._like(_first=first, _shape=tuple(shape), _strides=tuple(strides))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all there is to save: ints, floats and lists, which JSON holds exactly."""
+        return {
+            "stream": STREAM,
+            "seed": self._seed,
+            "position": self._position,
+            "p": self._p,
+            "scale": self._scale,
+            "first": self._first,
+            "shape": list(self._shape),
+            "strides": list(self._strides),
+        }
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any]) -> Mask:
+        """Return the mask that `to_dict` saved.
+
+        Parameters
+        ----------
+        d : dict
+            What `to_dict` returned.
+
+        Returns
+        -------
+        Mask
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``d`` is not such a dict, or is of an unknown stream.
+
+        Examples
+        --------
+        >>> import fastdrop as fd
+        >>> mask = fd.Generator(0).mask((2, 3), 0.1)[1:]
+        >>> fd.Mask.from_dict(mask.to_dict()) == mask
+        True
+        """
+        if not isinstance(d, dict):
+            raise TypeError(f"a mask is made from a dict, not {type(d).__name__}")
+        if d.get("stream") != STREAM:
+            raise ValueError(
+                f"the mask has stream {d.get('stream')!r}; this version of fastdrop knows {STREAM}"
+            )
+        missing = {"seed", "position", "p", "scale", "first", "shape", "strides"} - d.keys()
+        if missing:
+            raise ValueError(f"the mask lacks {sorted(missing)}")
+        shape = _as_shape(d["shape"])
+        shared = (1,) * len(shape)
+        mask = cls(d["seed"], d["position"], shape, d["p"], noise_shape=shared, scale=d["scale"])
+        first = _as_word(d["first"], "first")
+        strides = tuple(_as_word(s, "strides") for s in d["strides"])
+        if len(strides) != len(mask._shape):
+            raise ValueError(f"strides {strides} do not fit shape {mask._shape}")
+        axes = zip(mask._shape, strides, strict=True)
+        if first + sum((n - 1) * s for n, s in axes if n) >= LARGEST:
+            raise ValueError("the mask reaches past 2**58 decisions")
+        return mask._like(_first=first, _strides=strides)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mask):
+            return NotImplemented
+        return all(getattr(self, slot) == getattr(other, slot) for slot in Mask.__slots__)
+
+    def __hash__(self) -> int:
+        return hash(tuple(getattr(self, slot) for slot in Mask.__slots__))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        recipe = STREAM, self._seed, self._position, self._p, self._scale
+        return _unpickle, (*recipe, self._first, self._shape, self._strides)
+
+    def __repr__(self) -> str:
+        text = (
+            f"Mask(seed={self._seed}, position={self._position}, shape={self._shape}, p={self._p}"
+        )
+        if self.noise_shape != self._shape:
+            text += f", noise_shape={self.noise_shape}"
+        if self._first:
+            text += f", first={self._first}"
+        if self._scale != scale_of(self._p):
+            text += f", scale={self._scale}"
+        return text + ")"
+
+
+_put = object.__setattr__
+
+
+def _unpickle(
+    stream: int,
+    seed: int,
+    position: int,
+    p: float,
+    scale: float,
+    first: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+) -> Mask:
+    return Mask.from_dict(
+        {
+            "stream": stream,
+            "seed": seed,
+            "position": position,
+            "p": p,
+            "scale": scale,
+            "first": first,
+            "shape": shape,
+            "strides": strides,
+        }
+    )
+
+
+def identity(shape: tuple[int, ...], scale: float = 1.0) -> Mask:
+    """Return the mask of inference: it keeps everything."""
+    return Mask(0, 0, shape, 0.0, scale=scale)
+
+
+# ---- numbers -------------------------------------------------------------------------------------
+
+
+def check_p(p: Any, name: str = "p") -> float:
+    """Return a probability as a float, or say what is wrong with it."""
+    if type(p) is float and 0.0 <= p <= 1.0:
+        return p
+    if isinstance(p, bool | np.bool_) or not isinstance(p, numbers.Real):
+        raise TypeError(
+            f"{name} must be a real number in [0, 1], not {type(p).__name__}: {name}={p!r}"
+        )
+    try:
+        value = float(p)
+    except OverflowError:  # a huge integer
+        value = math.inf
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name}={p!r} is not a probability: it must be in [0, 1]")
+    return value
+
+
+def drop_threshold(p: float) -> int:
+    """``round_half_even(p * 2**40)``; the product is exact."""
+    return round(p * 2.0**40)
+
+
+def scale_of(p: float) -> float:
+    """``1 / (1-p)``; 0 where no element is kept and none is ever scaled."""
+    return 1.0 / (1.0 - p) if drop_threshold(p) < 2**40 else 0.0
+
+
+def _as_word(value: Any, name: str) -> int:
+    word = operator.index(value)
+    if isinstance(value, bool) or not 0 <= word < 2**64:
+        raise ValueError(f"{name}={value!r} is not an int in [0, 2**64)")
+    return word
+
+
+def _as_index(k: Any, axis: int, n: int) -> int:
+    try:
+        at = operator.index(k)
+    except TypeError:
+        at = None
+    if at is None or isinstance(k, bool | np.bool_):
+        raise IndexError(f"axis {axis}: a mask takes slices, ints and Ellipsis, not {k!r}")
+    if not -n <= at < n:
+        raise IndexError(f"index {at} is out of bounds for axis {axis} of size {n}")
+    return at % n
+
+
+def _as_shape(shape: Any) -> tuple[int, ...]:
+    try:
+        sizes = (
+            tuple(map(operator.index, shape)) if np.iterable(shape) else (operator.index(shape),)
+        )
+    except TypeError:
+        raise TypeError(f"shape must be an int or a sequence of ints, not {shape!r}") from None
+    if any(n < 0 for n in sizes):
+        raise ValueError(f"shape={sizes} has a negative size")
+    if len(sizes) > 64:
+        raise ValueError(f"shape has {len(sizes)} axes; at most 64 are supported")
+    return sizes
+
+
+def strides_of(shape: tuple[int, ...], noise_shape: Any = None) -> tuple[int, ...]:
+    """Return the steps of the decisions' index along each axis; 0 along shared axes."""
+    if noise_shape is None:
+        noise = shape
+    else:
+        given = noise_shape if np.iterable(noise_shape) else (noise_shape,)
+        try:
+            sizes = [None if n is None else operator.index(n) for n in given]
+        except TypeError:
+            raise TypeError(f"noise_shape must hold ints and None, not {noise_shape!r}") from None
+        if len(sizes) != len(shape):
+            raise ValueError(
+                f"noise_shape {tuple(sizes)} has {len(sizes)} axes; shape {shape} has {len(shape)}"
+            )
+        noise = tuple(n if m is None else m for m, n in zip(sizes, shape, strict=True))
+        if any(m not in (1, n) for m, n in zip(noise, shape, strict=True)):
+            raise ValueError(
+                f"noise_shape {tuple(sizes)} does not fit shape {shape}: each size must be 1, "
+                "None or that of the array"
+            )
+    strides, size = [], 1
+    for m, n in zip(reversed(noise), reversed(shape), strict=True):
+        strides.append(0 if m == 1 and n != 1 else max(size, 1))
+        size *= m
+    if size > LARGEST:
+        raise ValueError(f"{size} decisions (shape {noise}); one mask has at most 2**58")
+    return tuple(reversed(strides))
+
+
+# ---- arrays --------------------------------------------------------------------------------------
+
+_DTYPES = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64", np.dtype(np.float16): "f16"}
+_NAMES = {"float16": "f16", "bfloat16": "bf16", "float32": "f32", "float64": "f64"}
+
+
+def _kernel_dtype(dtype: np.dtype[Any], name: str) -> str:
+    """Return the kernels' name of a dtype, in either byte order; bfloat16 is known by its name."""
+    kernels = _DTYPES.get(dtype) or _NAMES.get(dtype.name)
+    if kernels is None:
+        raise TypeError(
+            f"{name} has dtype {dtype}; dropout takes float16, bfloat16, float32 and float64: "
+            f"convert it, as in {name}.astype(np.float32)"
+        )
+    return kernels
+
+
+def as_input(x: Any, name: str) -> tuple[Array, str]:
+    """Return an input as a plain array, with its kernels' dtype; its layout is left as it is."""
+    if type(x) is not np.ndarray:
+        if isinstance(x, np.ma.MaskedArray):
+            raise TypeError(
+                f"{name} is a MaskedArray, whose mask would be lost: give {name}.filled(value), or "
+                f"{name}.data and keep {name}.mask"
+            )
+        try:
+            x = np.asarray(x)
+        except Exception as error:
+            raise TypeError(
+                f"{name} cannot be read as a NumPy array ({type(error).__name__}: {error}); a "
+                f"tensor on a device or one that requires grad must be brought over first, as in "
+                f"{name}.detach().cpu().numpy()"
+            ) from error
+    return x, _kernel_dtype(x.dtype, name)
+
+
+def _is_plain(a: Array) -> bool:
+    """Whether the kernels can work on the array as it lies."""
+    flags = a.flags
+    return flags.c_contiguous and flags.aligned and a.dtype.isnative
+
+
+def pair(x: Array, out: Any) -> tuple[Array, Array]:
+    """Check ``out`` and return plain arrays to read from and to write to.
+
+    They do not overlap unless they are the same. Nothing is written to ``out``.
+    """
+    source = x if _is_plain(x) else x.astype(x.dtype.newbyteorder("="), order="C", copy=True)
+    if out is None:
+        return source, np.empty(source.shape, source.dtype)
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"out must be a numpy.ndarray, not {type(out).__name__}")
+    if out.shape != x.shape:
+        raise ValueError(f"out has shape {out.shape}; the result has {x.shape}")
+    if out.dtype.newbyteorder("=") != source.dtype:
+        raise TypeError(f"out has dtype {out.dtype}; the result has {source.dtype}")
+    if not out.flags.writeable:
+        raise ValueError("out is read-only")
+    if not _is_plain(out):
+        if _overlaps_itself(out):
+            raise ValueError("out overlaps itself: some of its elements share memory")
+        return source, np.empty(source.shape, source.dtype)
+    if (
+        source is not out
+        and np.may_share_memory(source, out)
+        and source.__array_interface__["data"][0] != out.__array_interface__["data"][0]
+    ):
+        source = source.copy()
+    return source, out
+
+
+def _overlaps_itself(a: Array) -> bool:
+    """Whether two elements of a strided array share a byte."""
+    axes = sorted((abs(s), n) for s, n in zip(a.strides, a.shape, strict=True) if n > 1)
+    if a.size == 0:
+        return False
+    if any(stride == 0 for stride, _ in axes):
+        return True
+    reach = a.itemsize  # bytes that the axes so far span
+    for stride, n in axes:
+        if stride < reach:
+            break
+        reach += stride * (n - 1)
+    else:
+        return False
+    # axes may still interleave without meeting: look at the addresses
+    offsets = np.zeros(1, np.int64)
+    for stride, n in axes:
+        offsets = (offsets[:, None] + stride * np.arange(n)).ravel()
+    offsets.sort()
+    return bool((np.diff(offsets) < a.itemsize).any())
+
+
+def run(
+    y: Array,
+    x: Array,
+    dtype: str,
+    recipe: tuple[int, int, int],
+    values: tuple[float, ...],
+    window: tuple[int, tuple[int, ...], tuple[int, ...]],
+) -> None:
+    """Apply a recipe to plain arrays, over threads where they are large."""
+    if dtype == "bf16":  # has no buffer format
+        y, x = y.view(np.uint16), x.view(np.uint16)
+    parallel.run(
+        lambda begin, n: _core.apply(y, x, dtype, recipe, values, window, begin, n),
+        y.size,
+        y.itemsize,
+    )
+
+
+def finish(target: Array, out: Array | None) -> Array:
+    """Return ``out``, filled where the kernels could not work on it, or the new array."""
+    if out is None:
+        return target
+    if target is not out:
+        out[...] = target
+    return out

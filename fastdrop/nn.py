@@ -1,0 +1,255 @@
+"""Dropout as layers, for trainers written in NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Self, overload
+
+from numpy.typing import ArrayLike, NDArray
+
+from fastdrop import functional
+from fastdrop.config import STREAM
+from fastdrop.generator import Generator, check_rng
+from fastdrop.mask import Mask, check_p
+
+__all__ = ["Dropout"]
+
+Array = NDArray[Any]
+
+
+class Dropout:
+    """Dropout layer: drops in training, passes its input on in evaluation.
+
+    Parameters
+    ----------
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``. May be set at any time, for a schedule.
+    noise_shape : int or sequence of (int or None), optional
+        Shape of the decisions, see `dropout`.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        Turned into a generator once, here: an int, a ``SeedSequence`` or a
+        ``numpy.random.Generator`` gives one that the layer owns; a `Generator` is shared with
+        whoever else uses it; None looks the process's default generator up at each call. Two layers
+        given the same int drop the same elements: pass one `Generator` to all layers of a model.
+    mode : {"upscale_in_train", "downscale_in_infer"}, optional
+        See `dropout`.
+
+    Attributes
+    ----------
+    p : float
+        Probability of dropping.
+    training : bool
+        Whether the layer drops; see `train` and `eval`.
+    mask : Mask or None
+        Recipe of the last forward pass, in evaluation the one that keeps everything.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `dropout` for p, rng and mode.
+
+    See Also
+    --------
+    fastdrop.dropout : the function.
+
+    Notes
+    -----
+    Every `forward` replaces `mask`; `backward` uses it and may be called any number of times. A
+    layer is for one training thread; a `Generator` may be shared by many.
+
+    **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
+
+    References
+    ----------
+    .. [1] N. Srivastava, G. Hinton, A. Krizhevsky, I. Sutskever and R. Salakhutdinov, "Dropout: a
+       simple way to prevent neural networks from overfitting", JMLR 15 (2014) 1929-1958.
+
+    Examples
+    --------
+    A layer used several times before backward (shared weights, time steps): keep each call's mask.
+
+    >>> import numpy as np, fastdrop as fd
+    >>> layer = fd.nn.Dropout(0.5, rng=fd.Generator(0))
+    >>> steps = [layer(np.ones(4), return_mask=True) for _ in range(2)]
+    >>> [layer.backward(np.ones(4), mask=mask) for _, mask in reversed(steps)]
+    [array([2., 2., 0., 0.]), array([0., 0., 2., 2.])]
+
+    Used once:
+
+    >>> y = layer(np.ones(4))
+    >>> dx = layer.backward(np.ones(4))
+    >>> bool((dx == y).all())
+    True
+    >>> layer.eval()(np.ones(4))
+    array([1., 1., 1., 1.])
+    """
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        *,
+        noise_shape: int | Sequence[int | None] | None = None,
+        rng: Any = None,
+        mode: str = "upscale_in_train",
+    ) -> None:
+        functional.check_mode(mode)
+        self.p = p
+        self.noise_shape = noise_shape
+        self.mode = mode
+        self.training = True
+        self.mask: Mask | None = None
+        self._rng: Generator | None = None
+        self._owns_rng = rng is not None and not isinstance(rng, Generator)
+        if rng is not None:
+            source = check_rng(rng)
+            self._rng = source if isinstance(source, Generator) else Generator(source)
+
+    @property
+    def p(self) -> float:
+        """Probability of dropping."""
+        return self._p
+
+    @p.setter
+    def p(self, p: float) -> None:
+        self._p = check_p(p)
+
+    @overload
+    def forward(
+        self, x: ArrayLike, out: Array | None = ..., return_mask: Literal[False] = ...
+    ) -> Array: ...
+    @overload
+    def forward(
+        self, x: ArrayLike, out: Array | None = ..., *, return_mask: Literal[True]
+    ) -> tuple[Array, Mask]: ...
+    def forward(
+        self, x: ArrayLike, out: Array | None = None, return_mask: bool = False
+    ) -> Array | tuple[Array, Mask]:
+        """Apply dropout; remember its mask.
+
+        Parameters
+        ----------
+        x : array_like
+            Of any shape.
+        out : ndarray, optional
+            Where to put the result, see `dropout`.
+        return_mask : bool, optional
+            Whether to return the mask too.
+
+        Returns
+        -------
+        y : ndarray
+            Of x's shape and dtype. In evaluation x itself, unless `mode` scales it there.
+        mask : Mask
+            Only with ``return_mask=True``.
+
+        Raises
+        ------
+        TypeError, ValueError, OverflowError
+            As `dropout`. The layer is then as it was.
+        """
+        y, self.mask = functional.dropout(
+            x,
+            self._p,
+            training=self.training,
+            rng=self._rng,
+            noise_shape=self.noise_shape,
+            mode=self.mode,
+            out=out,
+            return_mask=True,
+        )
+        return (y, self.mask) if return_mask else y
+
+    __call__ = forward
+
+    def backward(
+        self, grad: ArrayLike, out: Array | None = None, mask: Mask | None = None
+    ) -> Array:
+        """Gradient by the input of a forward pass.
+
+        Parameters
+        ----------
+        grad : array_like
+            Gradient by its output.
+        out : ndarray, optional
+            Where to put the result; ``out=grad`` works in place.
+        mask : Mask, optional
+            Which forward pass, by default the last.
+
+        Returns
+        -------
+        ndarray
+
+        Raises
+        ------
+        RuntimeError
+            Before the first forward pass.
+        TypeError, ValueError
+            As `Mask.backward`; ValueError where the shape is not that of the forward pass.
+        """
+        mask = self.mask if mask is None else mask
+        if mask is None:
+            raise RuntimeError("backward before the first forward: there is no mask yet")
+        return mask.backward(grad, out)
+
+    def train(self, mode: bool = True) -> Self:
+        """Drop from now on (or not, with False); returns the layer."""
+        self.training = bool(mode)
+        return self
+
+    def eval(self) -> Self:
+        """Pass inputs on from now on; returns the layer."""
+        return self.train(False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` needs to go on bit for bit; JSON holds it exactly.
+
+        Returns
+        -------
+        dict
+            ``stream``, ``p``, and ``generator``: the state of the layer's own generator, None where
+            the layer shares one (then save that generator's ``state`` yourself).
+        """
+        own = self._rng.state if self._owns_rng and self._rng is not None else None
+        return {"stream": STREAM, "p": self._p, "generator": own}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state that `state_dict` returned.
+
+        Parameters
+        ----------
+        state : dict
+            Of a layer that came by its generator in the same way.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no such dict, is of an unknown stream, or holds a generator where the layer
+            owns none, or the other way round. The layer is then as it was.
+        """
+        if not isinstance(state, dict):
+            raise TypeError(f"state must be a dict, not {type(state).__name__}")
+        if state.get("stream") != STREAM:
+            raise ValueError(
+                f"state has stream {state.get('stream')!r}; this version of fastdrop knows {STREAM}"
+            )
+        if not {"p", "generator"} <= state.keys():
+            raise ValueError(f"state needs 'p' and 'generator'; it has {sorted(state)}")
+        p, own = check_p(state["p"]), state["generator"]
+        if (own is not None) != self._owns_rng:
+            raise ValueError(
+                "state holds a generator but the layer shares its own with others"
+                if own is not None
+                else "state holds no generator but the layer owns one: it was saved from a layer "
+                "that shared its generator"
+            )
+        if own is not None and self._rng is not None:
+            self._rng.state = own
+        self._p = p
+
+    def __repr__(self) -> str:
+        text = f"{type(self).__name__}(p={self._p}"
+        if self.noise_shape is not None:
+            text += f", noise_shape={self.noise_shape}"
+        if self.mode != "upscale_in_train":
+            text += f", mode={self.mode!r}"
+        return text + ")"
