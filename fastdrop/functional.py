@@ -160,12 +160,12 @@ def dropout(
     >>> x = np.arange(8, dtype=np.float32)
     >>> y, mask = fd.dropout(x, 0.5, rng=gen, return_mask=True)
     >>> y
-    array([ 0.,  0.,  4.,  6.,  0.,  0.,  0., 14.], dtype=float32)
+    array([ 0.,  0.,  4.,  0.,  8.,  0., 12., 14.], dtype=float32)
     >>> mask.backward(np.ones(8, np.float32))
-    array([0., 0., 2., 2., 0., 0., 0., 2.], dtype=float32)
+    array([2., 0., 2., 0., 2., 0., 2., 2.], dtype=float32)
     >>> fd.dropout(np.ones((2, 3)), 0.5, rng=gen, noise_shape=(2, 1))
-    array([[0., 0., 0.],
-           [2., 2., 2.]])
+    array([[2., 2., 2.],
+           [0., 0., 0.]])
     """
     p = check_p(p)
     check_mode(mode)

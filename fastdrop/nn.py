@@ -72,7 +72,7 @@ class Dropout:
     >>> layer = fd.nn.Dropout(0.5, rng=fd.Generator(0))
     >>> steps = [layer(np.ones(4), return_mask=True) for _ in range(2)]
     >>> [layer.backward(np.ones(4), mask=mask) for _, mask in reversed(steps)]
-    [array([2., 2., 0., 0.]), array([0., 0., 2., 2.])]
+    [array([2., 0., 0., 0.]), array([2., 0., 2., 0.])]
 
     Used once:
 

@@ -1,0 +1,47 @@
+"""What every test file shares: the ISAs that run here, and settings put back after each test."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import fastdrop as fd
+
+ISAS = fd.available_isas()
+DTYPES = [np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)]
+
+
+def pytest_report_header(config):
+    return f"fastdrop: ISAs exercised: {', '.join(ISAS)}; default {fd.get_isa()}"
+
+
+@pytest.fixture(autouse=True)
+def _settings():
+    """Put back the ISA and the number of threads."""
+    isa, threads = fd.get_isa(), fd.get_num_threads()
+    yield
+    fd.set_isa(isa)
+    fd.set_num_threads(threads)
+
+
+@pytest.fixture(params=ISAS)
+def isa(request):
+    """Each ISA that runs here in turn, in use."""
+    fd.set_isa(request.param)
+    return request.param
+
+
+@pytest.fixture(params=DTYPES, ids=str)
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture
+def split_small_calls(monkeypatch):
+    """Split even calls of a few tiles over threads."""
+    monkeypatch.setattr(fd.parallel, "PARALLEL_FROM_BYTES", 1)
+    monkeypatch.setattr(fd.parallel, "RANGE_BYTES", 1)
+
+
+def bits_of(a):
+    """An array's bit patterns: equality that tells +0 from -0 and one NaN from another."""
+    return np.ascontiguousarray(a).view(f"u{a.dtype.itemsize}")

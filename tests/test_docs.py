@@ -1,0 +1,47 @@
+"""Docstrings: their examples run, their sections are there."""
+
+import doctest
+import inspect
+
+import pytest
+
+import fastdrop as fd
+from fastdrop import config, functional, generator, mask, nn
+
+MODULES = [config, functional, generator, mask, nn]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)
+def test_examples(module):
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def public():
+    for name in fd.__all__:
+        thing = getattr(fd, name)
+        if inspect.isfunction(thing) or inspect.isclass(thing):
+            yield name, thing
+    for name in nn.__all__:
+        yield f"nn.{name}", getattr(nn, name)
+
+
+@pytest.mark.parametrize(("name", "thing"), list(public()))
+def test_sections(name, thing):
+    text = inspect.getdoc(thing)
+    takes = [p for p in inspect.signature(thing).parameters if p != "self"]
+    if takes:
+        section = text.split("Parameters\n----------\n")[1].split("\n\n")[0]
+        for parameter in takes:
+            assert f"{parameter} : " in section, parameter
+    if inspect.isclass(thing) or name == "dropout":
+        for section in ("Raises", "Notes", "Examples"):
+            assert f"{section}\n{'-' * len(section)}" in text, section
+        assert "**Compatibility guarantee.**" in text
+
+
+def test_all_is_all():
+    assert sorted(fd.__all__) == fd.__all__
+    for name in fd.__all__:
+        assert hasattr(fd, name)

@@ -1,0 +1,184 @@
+"""Mask: windows, saving, being an array, being immutable."""
+
+import copy
+import itertools
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+import fastdrop as fd
+from fastdrop import _reference
+
+WINDOWS = [
+    np.s_[3:17],
+    np.s_[:, 4:9],
+    np.s_[2, :, 3],
+    np.s_[..., 1],
+    np.s_[5:6, ..., 2:],
+    np.s_[-3],
+    np.s_[:, -4:-1],
+    np.s_[1:1],
+    np.s_[20:5],
+    np.s_[...],
+    np.s_[0, 0, 0],
+    np.s_[:100],
+]
+
+
+@pytest.mark.parametrize("noise_shape", [None, (20, 1, 7), (1, 11, 7), (20, 11, 1), (1, 1, 7)])
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+def test_windows_are_slices(isa, window, noise_shape):
+    mask = fd.Generator(1).mask((20, 11, 7), 0.4, noise_shape=noise_shape)
+    whole = mask.keep()
+    part = mask[window]
+    want = whole[window]
+    assert part.shape == want.shape
+    np.testing.assert_array_equal(part.keep(), want)
+    np.testing.assert_array_equal(part.packbits(), np.packbits(want, bitorder="little"))
+    np.testing.assert_array_equal(part.apply(np.ones(want.shape)) != 0, want)
+    if part.shape:
+        np.testing.assert_array_equal(part[1:].keep(), want[1:])
+
+
+@pytest.mark.parametrize("start", [2**32, 2**40, 2**57])
+def test_windows_far_out(isa, start):
+    """Rows of a mask of 2^58 decisions, around the carries of the counter."""
+    columns = 2**20
+    mask = fd.Generator(9).mask((2**38, columns), 0.3)
+    row = start // columns
+    window = mask[row - 1 : row + 2, columns - 40 :]
+    want = [
+        _reference.keep_range(9, 0, r * columns + columns - 40, 40, 0.3)
+        for r in (row - 1, row, row + 1)
+    ]
+    np.testing.assert_array_equal(window.keep(), want)
+    across = mask[row - 1 : row + 1].shape
+    assert across == (2, columns)
+    flat = fd.Generator(9).mask(2**58, 0.3)[start - 100 : start + 100]
+    np.testing.assert_array_equal(flat.keep(), _reference.keep_range(9, 0, start - 100, 200, 0.3))
+
+
+@pytest.mark.parametrize(
+    "key", [np.s_[::2], np.s_[::-1], None, True, [0, 1], 1.5, np.array([True]), (0, 0, 0, 0), 20]
+)
+def test_other_indices(key):
+    with pytest.raises(IndexError):
+        fd.Generator(1).mask((20, 11, 7))[key]
+
+
+def test_two_ellipses():
+    with pytest.raises(IndexError):
+        fd.Generator(1).mask((20, 11, 7))[..., ...]
+
+
+def test_shards_equal_the_whole():
+    """What data-parallel training relies on: any chunking gives the single-machine bits."""
+    x = np.random.default_rng(0).standard_normal((64, 33))
+    y, mask = fd.dropout(x, 0.3, rng=1, return_mask=True)
+    for shards in (2, 3, 5):
+        bounds = np.linspace(0, 64, shards + 1).astype(int)
+        parts = [mask[a:b].apply(x[a:b]) for a, b in itertools.pairwise(bounds)]
+        np.testing.assert_array_equal(np.concatenate(parts), y)
+    np.testing.assert_array_equal(
+        np.hstack([mask[:, :10].apply(x[:, :10]), mask[:, 10:].apply(x[:, 10:])]), y
+    )
+
+
+def test_apply_is_linear_and_its_own_adjoint():
+    rng = np.random.default_rng(0)
+    x, g = rng.standard_normal((2, 500))
+    mask = fd.Generator(2).mask(500, 0.3)
+    assert np.dot(mask.apply(x), g) == pytest.approx(np.dot(x, mask.backward(g)), rel=1e-12)
+
+
+def test_shape_of_the_argument():
+    mask = fd.Generator(1).mask((3, 4))
+    with pytest.raises(ValueError, match=r"grad has shape \(4, 3\); the mask is for \(3, 4\)"):
+        mask.backward(np.ones((4, 3)))
+    with pytest.raises(ValueError, match=r"x has shape \(12,\)"):
+        mask.apply(np.ones(12))
+
+
+def test_array():
+    mask = fd.Generator(1).mask((3, 4))
+    assert np.asarray(mask).dtype == bool
+    np.testing.assert_array_equal(np.asarray(mask, dtype=np.float32), mask.keep())
+    with pytest.raises(ValueError, match="holds no array"):
+        np.asarray(mask, copy=False)
+
+
+def test_immutable():
+    mask = fd.Generator(1).mask(3)
+    with pytest.raises(AttributeError, match="cannot be changed"):
+        mask.p = 0.1
+    with pytest.raises(AttributeError):
+        mask.other = 1
+    with pytest.raises(AttributeError):
+        del mask._seed
+
+
+def masks():
+    gen = fd.Generator(2**64 - 1, position=2**64 - 5)
+    yield gen.mask(7, 0.1)
+    yield gen.mask((3, 4, 5, 2**40), 1 / 3, noise_shape=(3, 1, 5, None))
+    yield gen.mask((2**20, 2**19, 2**19), 0.123456789012345)[2**19 :, 5, 77:1000]
+    yield gen.mask((2**40, 2**40), noise_shape=(1, 2**40))[2**39 :]
+
+
+@pytest.mark.parametrize("mask", list(masks()), ids=str)
+def test_saved_and_restored(mask):
+    for other in (
+        pickle.loads(pickle.dumps(mask)),
+        copy.copy(mask),
+        copy.deepcopy(mask),
+        fd.Mask.from_dict(json.loads(json.dumps(mask.to_dict()))),
+    ):
+        assert other == mask
+        assert hash(other) == hash(mask)
+        assert repr(other) == repr(mask)
+    assert len(pickle.dumps(mask)) < 300
+    assert mask.to_dict()["stream"] == 1
+
+
+def test_refused_dicts():
+    good = fd.Generator(1).mask((3, 4)).to_dict()
+    for change, error in (
+        ({"stream": 2}, ValueError),
+        ({"stream": None}, ValueError),
+        ({"p": 1.5}, ValueError),
+        ({"seed": -1}, ValueError),
+        ({"seed": 2**64}, ValueError),
+        ({"first": 2**58}, ValueError),
+        ({"strides": [1]}, ValueError),
+        ({"strides": [2**60, 1]}, ValueError),
+        ({"shape": [3, -4]}, ValueError),
+        ({"shape": [3, 4.5]}, TypeError),
+    ):
+        with pytest.raises(error):
+            fd.Mask.from_dict(good | change)
+    for missing in good:
+        with pytest.raises(ValueError):  # noqa: PT011 - each names another key
+            fd.Mask.from_dict({k: v for k, v in good.items() if k != missing})
+    with pytest.raises(TypeError):
+        fd.Mask.from_dict([1])
+
+
+def test_equality():
+    mask = fd.Mask(1, 2, (3, 4), 0.5)
+    assert mask == fd.Mask(1, 2, (3, 4), 0.5)
+    assert mask != fd.Mask(1, 3, (3, 4), 0.5)
+    assert mask != mask[:2]
+    assert mask != 1
+
+
+def test_a_large_mask_costs_nothing():
+    import tracemalloc
+
+    tracemalloc.start()
+    gen = fd.Generator(0)
+    masks = [gen.mask((2**20, 2**20))[5:-5, 7:] for _ in range(10)]
+    assert tracemalloc.get_traced_memory()[1] < 20_000
+    tracemalloc.stop()
+    assert masks[0].shape == (2**20 - 10, 2**20 - 7)
