@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 from numpy.typing import NDArray
@@ -20,4 +21,12 @@ def apply(
     begin: int,
     n: int,
 ) -> None: ...
+def apply_small(
+    y: _Array,
+    x: _Array,
+    stream: Callable[[], tuple[int, int]],
+    drop_threshold: int,
+    scale: float,
+    max_bytes: int,
+) -> tuple[int, int] | None: ...
 def bits(out: _Array, stream: _Stream, window: _Window, begin: int, n: int) -> None: ...

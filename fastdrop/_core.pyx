@@ -6,13 +6,23 @@ Arrays come as C-contiguous, aligned buffers (bfloat16 as uint16); a buffer whos
 is refused, for nothing here may read or write past an end.
 """
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport (
+    PyBUF_C_CONTIGUOUS,
+    PyBUF_FORMAT,
+    PyBUF_SIMPLE,
+    PyBUF_WRITABLE,
+    PyBuffer_Release,
+    PyObject_GetBuffer,
+)
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport strcmp
+from libc.string cimport memcmp, strcmp
 
 
 cdef extern from "fastdrop.h" nogil:
     ctypedef enum fd_dtype:
+        FD_F16
+        FD_F32
+        FD_F64
         FD_DTYPES
     enum:
         FD_ISAS
@@ -25,8 +35,11 @@ cdef extern from "fastdrop.h" nogil:
         double scale
         double shift
         double fill
+    ctypedef void fd_apply_fn(void *y, const void *x, uint64_t first, size_t n,
+                              const fd_stream *stream, const fd_values *values, int bypass)
     ctypedef struct fd_kernels:
         const char *name
+        fd_apply_fn *plain[4]
     ctypedef struct fd_window:
         pass
     const char *fd_isa_names[]
@@ -150,6 +163,67 @@ def apply(y, x, str dtype, tuple stream, tuple values, tuple window, uint64_t be
             PyBuffer_Release(&source)
     finally:
         PyBuffer_Release(&to)
+
+
+cdef int array_dtype(const Py_buffer *a) noexcept:
+    """Kernels' dtype of an aligned, native float array; FD_DTYPES of any other."""
+    cdef int d
+    if a.format == NULL or a.format[0] == 0 or a.format[1] != 0:
+        return FD_DTYPES
+    if a.format[0] == b"f":
+        d = FD_F32
+    elif a.format[0] == b"d":
+        d = FD_F64
+    elif a.format[0] == b"e":
+        d = FD_F16
+    else:
+        return FD_DTYPES
+    return FD_DTYPES if <size_t>a.buf % <size_t>a.itemsize else d
+
+
+def apply_small(y, x, stream, uint64_t drop_threshold, double scale, Py_ssize_t max_bytes):
+    """Apply a whole mask to x at once: all that a small call needs, in one call.
+
+    Both must be C-contiguous, aligned, native arrays of one shape and of float16, 32 or 64, which
+    are the same or do not overlap, of at most max_bytes. Else returns None, having done nothing.
+    ``stream`` is called for (seed, position) when all is checked; returns what it returned."""
+    cdef Py_buffer to, source
+    cdef fd_stream s
+    cdef fd_values v
+    cdef const fd_kernels *k = kernels
+    cdef int d
+    try:
+        PyObject_GetBuffer(x, &source, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+    except (BufferError, TypeError, ValueError):
+        return None
+    try:
+        try:
+            PyObject_GetBuffer(y, &to, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
+        except (BufferError, TypeError, ValueError):
+            return None
+        try:
+            d = array_dtype(&source)
+            if (d == FD_DTYPES or array_dtype(&to) != d or source.len > max_bytes
+                    or to.ndim != source.ndim
+                    or memcmp(to.shape, source.shape, to.ndim * sizeof(Py_ssize_t))
+                    or to.buf != source.buf and <char *>to.buf < <char *>source.buf + source.len
+                    and <char *>source.buf < <char *>to.buf + to.len):
+                return None
+            taken = stream()
+            s.seed, s.position = taken
+            s.drop_threshold = drop_threshold
+            v.scale = scale
+            v.shift = v.fill = 0.0
+            if source.len < NOGIL_FROM * 4:
+                k.plain[d](to.buf, source.buf, 0, source.len // source.itemsize, &s, &v, 0)
+            else:
+                with nogil:
+                    k.plain[d](to.buf, source.buf, 0, source.len // source.itemsize, &s, &v, 0)
+            return taken
+        finally:
+            PyBuffer_Release(&to)
+    finally:
+        PyBuffer_Release(&source)
 
 
 def bits(out, tuple stream, tuple window, uint64_t begin, uint64_t n):

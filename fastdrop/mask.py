@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
 import operator
@@ -106,6 +107,17 @@ class Mask:
         _put(self, "_p", p)
         _put(self, "_scale", scale)
         _put(self, "_shape", shape)
+
+    @classmethod
+    def _flat(
+        cls, seed: int, position: int, p: float, scale: float, shape: tuple[int, ...]
+    ) -> Mask:
+        """Return the mask of a whole array, of arguments that were checked."""
+        mask = object.__new__(cls)
+        mask._set(seed, position, p, scale, shape)
+        _put(mask, "_first", 0)
+        _put(mask, "_strides", strides_of(shape))
+        return mask
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"a Mask cannot be changed; make another to set {name}")
@@ -439,6 +451,12 @@ def drop_threshold(p: float) -> int:
 def scale_of(p: float) -> float:
     """``1 / (1-p)``; 0 where no element is kept and none is ever scaled."""
     return 1.0 / (1.0 - p) if drop_threshold(p) < 2**40 else 0.0
+
+
+@functools.lru_cache(maxsize=256)
+def rate_of(p: float) -> tuple[int, float]:
+    """Return `drop_threshold` and `scale_of`, which a small call cannot afford to work out anew."""
+    return drop_threshold(p), scale_of(p)
 
 
 def _as_word(value: Any, name: str) -> int:

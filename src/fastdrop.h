@@ -34,10 +34,10 @@ typedef struct {
 /*
  * y[j] from x[j], j in [0, n), for the elements first .. first+n-1 of the stream.
  * first + n <= 2^58. x and y are aligned to their element, and are the same array or do not
- * overlap.
+ * overlap. bypass: no cache will hold y afterwards, so it is written around them.
  */
 typedef void fd_apply_fn(void *y, const void *x, uint64_t first, size_t n, const fd_stream *stream,
-                         const fd_values *values);
+                         const fd_values *values, int bypass);
 
 /*
  * Keep bits (1 = kept) of elements first .. first+n-1 into bits [begin, begin+n) of out; bit j of

@@ -52,15 +52,18 @@ FD_INLINE uint32_t v_nonzero(const uint64_t *words) {
     return ~zero;
 }
 
+FD_INLINE void fence(void) { _mm_sfence(); }
+
 typedef __m256 v_f32;
 
 FD_INLINE v_f32 splat_f32(double a) { return _mm256_set1_ps((float)a); }
 FD_INLINE v_f32 mul_f32(v_f32 a, v_f32 b) { return _mm256_mul_ps(a, b); }
 FD_INLINE v_f32 add_f32(v_f32 a, v_f32 b) { return _mm256_add_ps(a, b); }
-FD_INLINE __m256i kept_f32(const uint64_t *keep, unsigned i) {
-    const __m256i bit = _mm256_slli_epi32(_mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128), i % 32);
+FD_INLINE __m256i kept_f32(const uint64_t *keep, unsigned i, unsigned lane) {
+    const __m256i bit =
+        _mm256_slli_epi32(_mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128), (int)lane);
     int word;
-    memcpy(&word, (const char *)keep + i / 32 * 4, sizeof word);
+    memcpy(&word, (const char *)keep + i / 8, sizeof word);
     return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(word), bit), bit);
 }
 FD_INLINE v_f32 keep_or_zero_f32(__m256i m, v_f32 a) {
@@ -71,18 +74,19 @@ FD_INLINE v_f32 keep_or_f32(__m256i m, v_f32 a, v_f32 b) {
 }
 FD_INLINE v_f32 load_f32(const float *x) { return _mm256_loadu_ps(x); }
 FD_INLINE void store_f32(float *y, v_f32 a) { _mm256_storeu_ps(y, a); }
+FD_INLINE void bypass_f32(float *y, v_f32 a) { _mm256_stream_ps(y, a); }
 
 FD_INLINE v_f32 load_f16(const uint16_t *x) {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)x));
 }
-FD_INLINE void store_f16(uint16_t *y, v_f32 a) {
-    _mm_storeu_si128((__m128i *)y, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
-}
+FD_INLINE __m128i round_f16(v_f32 a) { return _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT); }
+FD_INLINE void store_f16(uint16_t *y, v_f32 a) { _mm_storeu_si128((__m128i *)y, round_f16(a)); }
+FD_INLINE void bypass_f16(uint16_t *y, v_f32 a) { _mm_stream_si128((__m128i *)y, round_f16(a)); }
 FD_INLINE v_f32 load_bf16(const uint16_t *x) {
     const __m256i w = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)x));
     return _mm256_castsi256_ps(_mm256_slli_epi32(w, 16));
 }
-FD_INLINE void store_bf16(uint16_t *y, v_f32 a) {
+FD_INLINE __m128i round_bf16(v_f32 a) {
     /* to nearest even in integers: add half an ulp less one, plus the bit that becomes the last.
      * A NaN is made quiet instead, for the sum could carry it into an infinity. */
     const __m256i w = _mm256_castps_si256(a);
@@ -92,19 +96,20 @@ FD_INLINE void store_bf16(uint16_t *y, v_f32 a) {
     const __m256i quiet = _mm256_or_si256(w, _mm256_set1_epi32(0x400000));
     const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(sum, quiet, nan), 16);
     const __m256i packed = _mm256_packus_epi32(high, high); /* in each 128-bit half, twice */
-    _mm_storeu_si128((__m128i *)y, _mm_unpacklo_epi64(_mm256_castsi256_si128(packed),
-                                                      _mm256_extracti128_si256(packed, 1)));
+    return _mm_unpacklo_epi64(_mm256_castsi256_si128(packed), _mm256_extracti128_si256(packed, 1));
 }
+FD_INLINE void store_bf16(uint16_t *y, v_f32 a) { _mm_storeu_si128((__m128i *)y, round_bf16(a)); }
+FD_INLINE void bypass_bf16(uint16_t *y, v_f32 a) { _mm_stream_si128((__m128i *)y, round_bf16(a)); }
 
 typedef __m256d v_f64;
 
 FD_INLINE v_f64 splat_f64(double a) { return _mm256_set1_pd(a); }
 FD_INLINE v_f64 mul_f64(v_f64 a, v_f64 b) { return _mm256_mul_pd(a, b); }
 FD_INLINE v_f64 add_f64(v_f64 a, v_f64 b) { return _mm256_add_pd(a, b); }
-FD_INLINE __m256i kept_f64(const uint64_t *keep, unsigned i) {
-    const __m256i bit = _mm256_slli_epi64(_mm256_setr_epi64x(1, 2, 4, 8), i % 32);
+FD_INLINE __m256i kept_f64(const uint64_t *keep, unsigned i, unsigned lane) {
+    const __m256i bit = _mm256_slli_epi64(_mm256_setr_epi64x(1, 2, 4, 8), (int)lane);
     int word;
-    memcpy(&word, (const char *)keep + i / 32 * 4, sizeof word);
+    memcpy(&word, (const char *)keep + i / 8, sizeof word);
     return _mm256_cmpeq_epi64(_mm256_and_si256(_mm256_set1_epi32(word), bit), bit);
 }
 FD_INLINE v_f64 keep_or_zero_f64(__m256i m, v_f64 a) {
@@ -115,6 +120,7 @@ FD_INLINE v_f64 keep_or_f64(__m256i m, v_f64 a, v_f64 b) {
 }
 FD_INLINE v_f64 load_f64(const double *x) { return _mm256_loadu_pd(x); }
 FD_INLINE void store_f64(double *y, v_f64 a) { _mm256_storeu_pd(y, a); }
+FD_INLINE void bypass_f64(double *y, v_f64 a) { _mm256_stream_pd(y, a); }
 
 #include "fd_mask_tpl.h"
 #define FD_DTYPE f16

@@ -41,7 +41,9 @@ typedef float v_f32;
 FD_INLINE v_f32 splat_f32(double a) { return (float)a; }
 FD_INLINE v_f32 mul_f32(v_f32 a, v_f32 b) { return a * b; }
 FD_INLINE v_f32 add_f32(v_f32 a, v_f32 b) { return a + b; }
-FD_INLINE int kept_f32(const uint64_t *keep, unsigned i) { return kept(keep, i); }
+FD_INLINE int kept_f32(const uint64_t *keep, unsigned i, unsigned lane) {
+    return kept(keep, i + lane);
+}
 FD_INLINE v_f32 keep_or_zero_f32(int m, v_f32 a) { return m ? a : 0.0f; }
 FD_INLINE v_f32 keep_or_f32(int m, v_f32 a, v_f32 b) { return m ? a : b; }
 FD_INLINE v_f32 load_f32(const float *x) { return *x; }
@@ -82,11 +84,20 @@ typedef double v_f64;
 FD_INLINE v_f64 splat_f64(double a) { return a; }
 FD_INLINE v_f64 mul_f64(v_f64 a, v_f64 b) { return a * b; }
 FD_INLINE v_f64 add_f64(v_f64 a, v_f64 b) { return a + b; }
-FD_INLINE int kept_f64(const uint64_t *keep, unsigned i) { return kept(keep, i); }
+FD_INLINE int kept_f64(const uint64_t *keep, unsigned i, unsigned lane) {
+    return kept(keep, i + lane);
+}
 FD_INLINE v_f64 keep_or_zero_f64(int m, v_f64 a) { return m ? a : 0.0; }
 FD_INLINE v_f64 keep_or_f64(int m, v_f64 a, v_f64 b) { return m ? a : b; }
 FD_INLINE v_f64 load_f64(const double *x) { return *x; }
 FD_INLINE void store_f64(double *y, v_f64 a) { *y = a; }
+
+/* No portable store goes around the caches. */
+FD_INLINE void fence(void) {}
+#define bypass_f16 store_f16
+#define bypass_bf16 store_bf16
+#define bypass_f32 store_f32
+#define bypass_f64 store_f64
 
 #include "fd_mask_tpl.h"
 #define FD_DTYPE f16

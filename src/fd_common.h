@@ -9,15 +9,17 @@
 #if defined(_MSC_VER) && !defined(__clang__)
 #include <intrin.h>
 #define FD_INLINE static __forceinline
+#define FD_NOINLINE static __declspec(noinline)
 #define FD_RESTRICT __restrict
 #define FD_UNROLL
 #else
 #define FD_INLINE static inline __attribute__((always_inline))
+#define FD_NOINLINE static __attribute__((noinline))
 #define FD_RESTRICT restrict
 #if defined(__clang__)
 #define FD_UNROLL _Pragma("clang loop unroll(full)")
 #else
-#define FD_UNROLL _Pragma("GCC unroll 8")
+#define FD_UNROLL _Pragma("GCC unroll 16")
 #endif
 #endif
 
@@ -63,6 +65,15 @@ FD_INLINE unsigned fd_ctz64(uint64_t w) {
     return (unsigned)i;
 #else
     return (unsigned)__builtin_ctzll(w);
+#endif
+}
+
+/* The word whose bytes in memory are those of w from the least significant on. */
+FD_INLINE uint64_t fd_little_endian(uint64_t w) {
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    return __builtin_bswap64(w);
+#else
+    return w;
 #endif
 }
 

@@ -26,6 +26,7 @@
 
 #define FD_GROUP_WORDS (2 * V_BLOCKS)
 #define FD_GROUP (V_BLOCKS * FD_BLOCK)
+#define FD_GROUPS (FD_TILE / FD_GROUP)
 
 /* What the tags of a group share, after round 3 (see fd_schedule). */
 typedef struct {
@@ -76,7 +77,7 @@ FD_INLINE void fd_group_tag(v_pair *p01, v_pair *p23, const fd_group *g, const f
 }
 
 /* Keep bits of one group, ties counted as dropped, and the ties themselves. */
-FD_INLINE void fd_group_bits(uint64_t *keep, uint64_t *tied, const fd_schedule *s, v_word c0) {
+FD_NOINLINE void fd_group_bits(uint64_t *keep, uint64_t *tied, const fd_schedule *s, v_word c0) {
     fd_group g;
     v_pair u01, u23, keep01, keep23, tied01, tied23;
     fd_group_begin(&g, s, c0);
@@ -103,21 +104,30 @@ FD_INLINE void fd_group_bits(uint64_t *keep, uint64_t *tied, const fd_schedule *
     if (s->tails) v_put(tied, tied01, tied23);
 }
 
-/* Settles the ties of a tile: their tails, V_BLOCKS at a time. */
-FD_INLINE void fd_tile_tails(uint64_t *keep, const uint64_t *tied, fd_schedule *s, uint64_t tile) {
+/*
+ * Settles the ties of a tile: their tails, V_BLOCKS at a time. A tile has 8 on average, and branches
+ * on where they lie would be mispredicted, so two slots are written for each word that has any, and
+ * the list is filled up with element FD_TILE: keep has a word to spare for it.
+ */
+FD_NOINLINE void fd_tile_tails(uint64_t *keep, const uint64_t *tied, fd_schedule *s,
+                               uint64_t tile) {
     /* element 4b + j of the tile has word j of tail block b, c0 = low + b without carry */
-    const uint64_t block = tile * (FD_TILE / 4);
+    const uint64_t block = tile * (FD_TILE / 4), top = 1ull << 63;
     const uint32_t low = (uint32_t)block, threshold = (uint32_t)s->drop_threshold;
-    uint16_t list[FD_TILE + V_BLOCKS];
+    uint16_t list[FD_TILE + V_BLOCKS + 1];
     unsigned n = 0;
     for (uint32_t words = v_nonzero(tied); words; words &= words - 1) {
         const unsigned w = fd_ctz64(words);
-        for (uint64_t bits = tied[w]; bits; bits &= bits - 1)
+        uint64_t bits = tied[w];
+        list[n++] = (uint16_t)(64 * w + fd_ctz64(bits));
+        bits &= bits - 1;
+        list[n] = (uint16_t)(64 * w + fd_ctz64(bits | top));
+        n += bits != 0;
+        for (bits &= bits - 1; bits; bits &= bits - 1)
             list[n++] = (uint16_t)(64 * w + fd_ctz64(bits));
     }
-    if (n == 0) return;
+    for (unsigned i = 0; i < V_BLOCKS; i++) list[n + i] = FD_TILE;
     fd_schedule_tag(s, FD_TAG_TAIL, (uint32_t)(block >> 32));
-    for (unsigned i = 0; i < V_BLOCKS; i++) list[n + i] = 0; /* fills up the last group */
     for (unsigned i = 0; i < n; i += V_BLOCKS) {
         uint32_t blocks[V_BLOCKS];
         uint64_t words[FD_GROUP_WORDS];
@@ -127,7 +137,8 @@ FD_INLINE void fd_tile_tails(uint64_t *keep, const uint64_t *tied, fd_schedule *
         fd_group_begin(&g, s, v_words(blocks));
         fd_group_tag(&p01, &p23, &g, s, FD_TAG_TAIL);
         v_put(words, p01, p23);
-        for (unsigned lane = 0; lane < V_BLOCKS && i + lane < n; lane++) {
+        FD_UNROLL
+        for (unsigned lane = 0; lane < V_BLOCKS; lane++) {
             const unsigned e = list[i + lane];
             const uint32_t tail = (uint32_t)(words[2 * lane + (e >> 1 & 1)] >> (32 * (e & 1)));
             keep[e / 64] |= (uint64_t)(tail >= threshold) << (e % 64);
@@ -135,36 +146,42 @@ FD_INLINE void fd_tile_tails(uint64_t *keep, const uint64_t *tied, fd_schedule *
     }
 }
 
-/*
- * Keep bits of elements [lo, hi) of a tile into their places in keep[FD_TILE_WORDS]; the bits of
- * groups that [lo, hi) does not touch are left as they are.
- */
-FD_INLINE void fd_tile_bits(uint64_t *keep, fd_schedule *s, uint64_t tile, unsigned lo,
-                            unsigned hi) {
-    if (s->last_plane < 0) {
-        memset(keep, s->drop_threshold == FD_KEEP_ALL ? 0xFF : 0, FD_TILE_WORDS * sizeof *keep);
-        return;
-    }
-    uint64_t tied[FD_TILE_WORDS];
-    const uint64_t block = tile * FD_TILE_BLOCKS;
-    if ((uint32_t)(block >> 32) != s->block_high) fd_schedule_planes(s, (uint32_t)(block >> 32));
-    if (s->tails && hi - lo != FD_TILE) memset(tied, 0, sizeof tied);
-    for (unsigned group = lo / FD_GROUP; group * FD_GROUP < hi; group++)
-        fd_group_bits(keep + group * FD_GROUP_WORDS, tied + group * FD_GROUP_WORDS, s,
-                      v_iota((uint32_t)block + group * V_BLOCKS));
+/* The groups of a tile that elements [lo, hi) touch: group by group, then the ties of all. */
+FD_INLINE void fd_tile_group(uint64_t *keep, uint64_t *tied, const fd_schedule *s, uint64_t tile,
+                             unsigned group) {
+    fd_group_bits(keep + group * FD_GROUP_WORDS, tied + group * FD_GROUP_WORDS, s,
+                  v_iota((uint32_t)(tile * FD_TILE_BLOCKS) + group * V_BLOCKS));
+}
+
+FD_INLINE void fd_tile_begin(fd_schedule *s, uint64_t *tied, uint64_t tile, unsigned lo,
+                             unsigned hi) {
+    const uint32_t block_high = (uint32_t)(tile * FD_TILE_BLOCKS >> 32);
+    if (block_high != s->block_high) fd_schedule_planes(s, block_high);
+    if (s->tails && hi - lo != FD_TILE) memset(tied, 0, FD_TILE_WORDS * sizeof *tied);
+}
+
+FD_INLINE void fd_tile_end(uint64_t *keep, const uint64_t *tied, fd_schedule *s, uint64_t tile) {
     if (s->tails) fd_tile_tails(keep, tied, s, tile);
+}
+
+FD_INLINE int fd_touches(unsigned group, unsigned lo, unsigned hi) {
+    return lo < (group + 1) * FD_GROUP && group * FD_GROUP < hi;
 }
 
 /* Keep bits alone: see fd_bits_fn. */
 static void FD_CAT(fd_bits, FD_ISA)(uint8_t *out, uint64_t begin, uint64_t first, size_t n,
                                     const fd_stream *stream) {
     fd_schedule s;
-    uint64_t keep[FD_TILE_WORDS];
+    uint64_t keep[FD_TILE_WORDS + 1], tied[FD_TILE_WORDS];
     fd_schedule_init(&s, stream);
+    if (s.last_plane < 0) fd_fill_keep(keep, &s);
     for (uint64_t tile = first / FD_TILE; n; tile++) {
         const unsigned lo = (unsigned)(first % FD_TILE);
         const unsigned count = n < FD_TILE - lo ? (unsigned)n : FD_TILE - lo;
-        fd_tile_bits(keep, &s, tile, lo, lo + count);
+        fd_tile_begin(&s, tied, tile, lo, lo + count);
+        for (unsigned group = 0; s.last_plane >= 0 && group < FD_GROUPS; group++)
+            if (fd_touches(group, lo, lo + count)) fd_tile_group(keep, tied, &s, tile, group);
+        fd_tile_end(keep, tied, &s, tile);
         fd_copy_bits(out, begin, keep, lo, count);
         first += count, begin += count, n -= count;
     }

@@ -66,11 +66,11 @@ typedef float32x4_t v_f32;
 FD_INLINE v_f32 splat_f32(double a) { return vdupq_n_f32((float)a); }
 FD_INLINE v_f32 mul_f32(v_f32 a, v_f32 b) { return vmulq_f32(a, b); }
 FD_INLINE v_f32 add_f32(v_f32 a, v_f32 b) { return vaddq_f32(a, b); }
-FD_INLINE uint32x4_t kept_f32(const uint64_t *keep, unsigned i) {
-    static const uint32_t lane[4] = {1, 2, 4, 8};
+FD_INLINE uint32x4_t kept_f32(const uint64_t *keep, unsigned i, unsigned lane) {
+    static const uint32_t bits[4] = {1, 2, 4, 8};
     uint32_t word;
-    memcpy(&word, (const char *)keep + i / 32 * 4, sizeof word);
-    return vtstq_u32(vdupq_n_u32(word), vshlq_u32(vld1q_u32(lane), vdupq_n_s32((int)(i % 32))));
+    memcpy(&word, (const char *)keep + i / 8, sizeof word);
+    return vtstq_u32(vdupq_n_u32(word), vshlq_u32(vld1q_u32(bits), vdupq_n_s32((int)lane)));
 }
 FD_INLINE v_f32 keep_or_zero_f32(uint32x4_t m, v_f32 a) {
     return vreinterpretq_f32_u32(vandq_u32(m, vreinterpretq_u32_f32(a)));
@@ -102,10 +102,10 @@ typedef float64x2_t v_f64;
 FD_INLINE v_f64 splat_f64(double a) { return vdupq_n_f64(a); }
 FD_INLINE v_f64 mul_f64(v_f64 a, v_f64 b) { return vmulq_f64(a, b); }
 FD_INLINE v_f64 add_f64(v_f64 a, v_f64 b) { return vaddq_f64(a, b); }
-FD_INLINE uint64x2_t kept_f64(const uint64_t *keep, unsigned i) {
-    static const uint64_t lane[2] = {1, 2};
-    return vtstq_u64(vdupq_n_u64(keep[i / 64]),
-                     vshlq_u64(vld1q_u64(lane), vdupq_n_s64((int64_t)(i % 64))));
+FD_INLINE uint64x2_t kept_f64(const uint64_t *keep, unsigned i, unsigned lane) {
+    static const uint64_t bits[2] = {1, 2};
+    return vtstq_u64(vdupq_n_u64(keep[i / 64] >> (i % 64)),
+                     vshlq_u64(vld1q_u64(bits), vdupq_n_s64((int64_t)lane)));
 }
 FD_INLINE v_f64 keep_or_zero_f64(uint64x2_t m, v_f64 a) {
     return vreinterpretq_f64_u64(vandq_u64(m, vreinterpretq_u64_f64(a)));
@@ -113,6 +113,13 @@ FD_INLINE v_f64 keep_or_zero_f64(uint64x2_t m, v_f64 a) {
 FD_INLINE v_f64 keep_or_f64(uint64x2_t m, v_f64 a, v_f64 b) { return vbslq_f64(m, a, b); }
 FD_INLINE v_f64 load_f64(const double *x) { return vld1q_f64(x); }
 FD_INLINE void store_f64(double *y, v_f64 a) { vst1q_f64(y, a); }
+
+/* No portable store goes around the caches. */
+FD_INLINE void fence(void) {}
+#define bypass_f16 store_f16
+#define bypass_bf16 store_bf16
+#define bypass_f32 store_f32
+#define bypass_f64 store_f64
 
 #include "fd_mask_tpl.h"
 #define FD_DTYPE f16

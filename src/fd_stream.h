@@ -35,6 +35,8 @@ enum {
                                          /* element 64w + j of the tile                */
 };
 
+enum { FD_ALIGNED_FROM = 2 * FD_TILE }; /* elements from which aligning the stores pays */
+
 #define FD_KEEP_ALL 0ull         /* drop_threshold of p = 0 */
 #define FD_DROP_ALL (1ull << 40) /* drop_threshold of p = 1 */
 
@@ -108,6 +110,20 @@ FD_INLINE int fd_schedule_bit(const fd_schedule *s, int plane) {
     return (int)(s->drop_threshold >> (39 - plane) & 1);
 }
 
+/* The keep words of a tile where D decides all, p = 0 or 1. */
+FD_INLINE void fd_fill_keep(uint64_t *keep, const fd_schedule *s) {
+    memset(keep, s->drop_threshold == FD_KEEP_ALL ? 0xFF : 0, FD_TILE_WORDS * sizeof *keep);
+}
+
+/* The tile's keep words keep[1..] moved up by skew < 64 bits, into which keep[0]'s last come. */
+FD_INLINE void fd_shift_keep(uint64_t *strip, const uint64_t *keep, unsigned skew) {
+    if (skew == 0)
+        memcpy(strip, keep + 1, FD_TILE_WORDS * sizeof *strip);
+    else
+        for (int w = 0; w < FD_TILE_WORDS; w++)
+            strip[w] = keep[w + 1] << skew | keep[w] >> (64 - skew);
+}
+
 /* Copies n bits of a tile's keep words, from bit lo on, into bits [begin, begin+n) of out. */
 FD_INLINE void fd_copy_bits(uint8_t *out, uint64_t begin, const uint64_t *keep, unsigned lo,
                             unsigned n) {
@@ -118,8 +134,9 @@ FD_INLINE void fd_copy_bits(uint8_t *out, uint64_t begin, const uint64_t *keep, 
         uint64_t w = keep[lo / 64] >> (lo % 64);
         if (lo % 64 && lo / 64 + 1 < FD_TILE_WORDS) w |= keep[lo / 64 + 1] << (64 - lo % 64);
         if (shift == 0 && n >= 64) {
-            for (int k = 0; k < 8; k++) *out++ = (uint8_t)(w >> (8 * k));
-            lo += 64, n -= 64;
+            const uint64_t bytes = fd_little_endian(w);
+            memcpy(out, &bytes, 8);
+            out += 8, lo += 64, n -= 64;
         } else {
             const unsigned count = n < 8 - shift ? n : 8 - shift;
             const unsigned mask = ((1u << count) - 1) << shift;

@@ -41,6 +41,7 @@ typedef struct job {
     /* of an apply job */
     fd_apply_fn *apply;
     size_t item_bytes;
+    int bypass;
     const fd_values *values;
     const char *x;
     char *y;
@@ -55,7 +56,7 @@ typedef struct job {
 static void run_apply(const job *j, uint64_t offset, uint64_t index, uint64_t n,
                       const fd_stream *stream) {
     j->apply(j->y + offset * j->item_bytes, j->x + offset * j->item_bytes, index, (size_t)n, stream,
-             j->values);
+             j->values, j->bypass);
 }
 
 static void run_bits(const job *j, uint64_t offset, uint64_t index, uint64_t n,
@@ -106,31 +107,36 @@ static void walk(job *j, const fd_window *w, uint64_t begin, uint64_t n) {
 
 static const size_t item_bytes[FD_DTYPES] = {2, 2, 4, 8};
 
+/* Bytes of output from which no last-level cache is expected to hold it: caches of one core complex
+ * or desktop part end here, and so does what CPUID can be trusted to say under a hypervisor. */
+enum { BYPASS_FROM = 32 << 20 };
+
+static job apply_job(const fd_kernels *k, fd_apply_fn *apply, fd_dtype dtype, const fd_window *w,
+                     void *y, const void *x, const fd_stream *stream, const fd_values *values) {
+    uint64_t n_bytes = item_bytes[dtype];
+    for (int axis = 0; axis < w->ndim; axis++) n_bytes *= w->shape[axis];
+    return (job){.run = run_apply,
+                 .kernels = k,
+                 .stream = stream,
+                 .apply = apply,
+                 .item_bytes = item_bytes[dtype],
+                 .bypass = x != y && n_bytes >= BYPASS_FROM,
+                 .values = values,
+                 .x = (const char *)x,
+                 .y = (char *)y};
+}
+
 void fd_window_plain(const fd_kernels *k, fd_dtype dtype, const fd_window *w, void *y,
                      const void *x, uint64_t begin, uint64_t n, const fd_stream *stream,
                      const fd_values *values) {
-    job j = {.run = run_apply,
-             .kernels = k,
-             .stream = stream,
-             .apply = k->plain[dtype],
-             .item_bytes = item_bytes[dtype],
-             .values = values,
-             .x = (const char *)x,
-             .y = (char *)y};
+    job j = apply_job(k, k->plain[dtype], dtype, w, y, x, stream, values);
     walk(&j, w, begin, n);
 }
 
 void fd_window_affine(const fd_kernels *k, fd_dtype dtype, const fd_window *w, void *y,
                       const void *x, uint64_t begin, uint64_t n, const fd_stream *stream,
                       const fd_values *values) {
-    job j = {.run = run_apply,
-             .kernels = k,
-             .stream = stream,
-             .apply = k->affine[dtype],
-             .item_bytes = item_bytes[dtype],
-             .values = values,
-             .x = (const char *)x,
-             .y = (char *)y};
+    job j = apply_job(k, k->affine[dtype], dtype, w, y, x, stream, values);
     walk(&j, w, begin, n);
 }
 

@@ -47,8 +47,8 @@ def test_every_size(isa, dtype, p):
 
 
 def test_every_misalignment_of_memory(isa, dtype):
-    for n in (1, 63, 200):
-        for shift in range(64):
+    for n in (1, 63, 200, 4500):  # from 4096 on stores are aligned, whatever the start
+        for shift in range(0, 64, 1 if n < 4500 else 3):
             x = specials(n + shift, dtype)[shift:]
             y = np.full(n + 64, 7, dtype)
             mask = fd.Mask(5, 1, n, 0.1)
@@ -56,6 +56,19 @@ def test_every_misalignment_of_memory(isa, dtype):
             keep = _reference.keep_range(5, 1, 0, n, 0.1)
             same(y[63 - shift : 63 - shift + n], _reference.dropout(x, keep, mask.scale))
             assert (np.delete(y, np.s_[63 - shift : 63 - shift + n]) == 7).all()
+
+
+def test_an_array_too_large_for_the_caches(isa, dtype):
+    """From 32 MiB of output on it is written around them."""
+    n = (33 << 20) // dtype.itemsize
+    x = (np.arange(n + 3) % 251).astype(dtype)[3:]
+    mask = fd.Mask(3, 1, n + 77, 0.1)[77:]
+    y = np.zeros(n + 5, dtype)[5:]
+    mask.apply(x, out=y)
+    step = n // 7 + 1  # each part is small enough for ordinary stores
+    for at in range(0, n, step):
+        part = mask[at : at + step].apply(x[at : at + step])
+        np.testing.assert_array_equal(y[at : at + step], part)
 
 
 @pytest.mark.parametrize("start", STARTS)
