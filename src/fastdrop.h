@@ -46,13 +46,31 @@ typedef void fd_apply_fn(void *y, const void *x, uint64_t first, size_t n, const
 typedef void fd_bits_fn(uint8_t *out, uint64_t begin, uint64_t first, size_t n,
                         const fd_stream *stream);
 
+/*
+ * Keep words of n <= 16 blocks of 128 elements, in any order: words 2j and 2j+1 of keep are those of
+ * block[j], bit i of word w its element 64w + i. All have block / 2^27 in common. keep has 33 words.
+ */
+struct fd_schedule; /* fd_stream.h */
+typedef void fd_blocks_fn(uint64_t *keep, const uint64_t *block, unsigned n,
+                          struct fd_schedule *schedule);
+
+/*
+ * y[j] from x[j], j in [0, n), by given keep words, n <= 2048; affine: as the affine kernels do.
+ * bypass only where y is aligned to 64 bytes, and then fence() follows the last call.
+ */
+typedef void fd_given_fn(void *y, const void *x, const uint64_t *keep, size_t n,
+                         const fd_values *values, int affine, int bypass);
+
 /* The kernels of one ISA. */
 typedef struct {
     const char *name; /* "baseline", "avx2", "avx512", "neon" */
     unsigned needs;   /* processor features, a set of fd_feature */
     fd_bits_fn *bits;
+    fd_blocks_fn *blocks;
     fd_apply_fn *plain[FD_DTYPES];
     fd_apply_fn *affine[FD_DTYPES];
+    fd_given_fn *given[FD_DTYPES];
+    void (*fence)(void);
 } fd_kernels;
 
 /* Each always exists and is NULL where that ISA was not built. */

@@ -84,8 +84,9 @@ FD_INLINE void FD_FN(fd_apply)(FD_ELEM *y, const FD_ELEM *x, uint64_t first, siz
     const uint64_t tile0 = first / FD_TILE, lo = first % FD_TILE, end = lo + n;
     const unsigned to_aligned = (unsigned)((64 - (uintptr_t)y % 64) % 64 / sizeof *y);
     const unsigned skew = n < FD_ALIGNED_FROM ? 0 : (unsigned)(0 - lo - to_aligned) % FD_STEP;
-    uint64_t keep[1 + FD_TILE_WORDS + 1] = {0}, strip[FD_TILE_WORDS], tied[FD_TILE_WORDS];
+    uint64_t keep[1 + FD_TILE_WORDS + 1] = {0}, strip[FD_TILE_WORDS];
     fd_schedule s;
+    fd_tile tile;
     fd_schedule_init(&s, stream);
     if (s.last_plane < 0) fd_fill_keep(strip, &s);
     uint64_t done = lo; /* elements before it are applied */
@@ -97,10 +98,10 @@ FD_INLINE void FD_FN(fd_apply)(FD_ELEM *y, const FD_ELEM *x, uint64_t first, siz
                                  : end - tile_at < FD_TILE ? (unsigned)(end - tile_at)
                                                            : FD_TILE;
         const int wanted = s.last_plane >= 0 && tile_hi != 0;
-        if (wanted) fd_tile_begin(&s, tied, tile0 + t, tile_lo, tile_hi);
+        if (wanted) fd_tile_range(&tile, &s, tile0 + t, tile_hi - tile_lo);
         for (unsigned group = 0; group < FD_GROUPS; group++) {
             if (wanted && fd_touches(group, tile_lo, tile_hi))
-                fd_tile_group(keep + 1, tied, &s, tile0 + t, group);
+                fd_tile_group(keep + 1, &tile, &s, group);
             if (t == 0) continue;
             uint64_t until = tile_at - FD_TILE + (group + 1) * FD_GROUP - skew;
             if (until > end) until = end;
@@ -111,7 +112,7 @@ FD_INLINE void FD_FN(fd_apply)(FD_ELEM *y, const FD_ELEM *x, uint64_t first, siz
                             bypass);
             done = until;
         }
-        if (wanted) fd_tile_end(keep + 1, tied, &s, tile0 + t);
+        if (wanted && s.tails) fd_tile_tails(keep + 1, &tile, &s);
         if (s.last_plane >= 0) {
             fd_shift_keep(strip, keep, skew);
             keep[0] = keep[FD_TILE_WORDS];
@@ -134,6 +135,20 @@ static void FD_FN(fd_affine)(void *y, const void *x, uint64_t first, size_t n,
         FD_FN(fd_apply)((FD_ELEM *)y, (const FD_ELEM *)x, first, n, stream, values, 1, 1);
     else
         FD_FN(fd_apply)((FD_ELEM *)y, (const FD_ELEM *)x, first, n, stream, values, 1, 0);
+}
+
+static void FD_FN(fd_given)(void *y_, const void *x_, const uint64_t *keep, size_t n,
+                            const fd_values *scalars, int affine, int bypass) {
+    FD_ELEM *y = (FD_ELEM *)y_;
+    const FD_ELEM *x = (const FD_ELEM *)x_;
+    const FD_REAL_T values[3] = {FD_SPLAT(scalars->scale), FD_SPLAT(scalars->shift),
+                                 FD_SPLAT(scalars->fill)};
+    if (affine)
+        FD_FN(fd_steps)(y, x, keep, 0, (unsigned)n, values, 1, 0);
+    else if (bypass)
+        FD_FN(fd_steps)(y, x, keep, 0, (unsigned)n, values, 0, 1);
+    else
+        FD_FN(fd_steps)(y, x, keep, 0, (unsigned)n, values, 0, 0);
 }
 
 #undef FD_LOAD

@@ -142,8 +142,11 @@ static const fd_kernels table = {
     "avx2",
     FD_CPU_AVX2,
     fd_bits_avx2,
+    fd_blocks_avx2,
     {fd_plain_f16_avx2, fd_plain_bf16_avx2, fd_plain_f32_avx2, fd_plain_f64_avx2},
     {fd_affine_f16_avx2, fd_affine_bf16_avx2, fd_affine_f32_avx2, fd_affine_f64_avx2},
+    {fd_given_f16_avx2, fd_given_bf16_avx2, fd_given_f32_avx2, fd_given_f64_avx2},
+    fd_fence_avx2,
 };
 const fd_kernels *const fd_kernels_avx2 = &table;
 #else

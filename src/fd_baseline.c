@@ -44,8 +44,14 @@ FD_INLINE v_f32 add_f32(v_f32 a, v_f32 b) { return a + b; }
 FD_INLINE int kept_f32(const uint64_t *keep, unsigned i, unsigned lane) {
     return kept(keep, i + lane);
 }
-FD_INLINE v_f32 keep_or_zero_f32(int m, v_f32 a) { return m ? a : 0.0f; }
-FD_INLINE v_f32 keep_or_f32(int m, v_f32 a, v_f32 b) { return m ? a : b; }
+/* Selects on the bits: a branch would be mispredicted every other time. */
+FD_INLINE v_f32 keep_or_zero_f32(int m, v_f32 a) {
+    return fd_float_of(fd_bits_of(a) & (0u - (uint32_t)m));
+}
+FD_INLINE v_f32 keep_or_f32(int m, v_f32 a, v_f32 b) {
+    const uint32_t all = 0u - (uint32_t)m;
+    return fd_float_of((fd_bits_of(a) & all) | (fd_bits_of(b) & ~all));
+}
 FD_INLINE v_f32 load_f32(const float *x) { return *x; }
 FD_INLINE void store_f32(float *y, v_f32 a) { *y = a; }
 
@@ -87,8 +93,15 @@ FD_INLINE v_f64 add_f64(v_f64 a, v_f64 b) { return a + b; }
 FD_INLINE int kept_f64(const uint64_t *keep, unsigned i, unsigned lane) {
     return kept(keep, i + lane);
 }
-FD_INLINE v_f64 keep_or_zero_f64(int m, v_f64 a) { return m ? a : 0.0; }
-FD_INLINE v_f64 keep_or_f64(int m, v_f64 a, v_f64 b) { return m ? a : b; }
+FD_INLINE v_f64 keep_or_f64(int m, v_f64 a, v_f64 b) {
+    const uint64_t all = 0ull - (uint64_t)m;
+    uint64_t wa, wb;
+    memcpy(&wa, &a, sizeof a), memcpy(&wb, &b, sizeof b);
+    wa = (wa & all) | (wb & ~all);
+    memcpy(&a, &wa, sizeof a);
+    return a;
+}
+FD_INLINE v_f64 keep_or_zero_f64(int m, v_f64 a) { return keep_or_f64(m, a, 0.0); }
 FD_INLINE v_f64 load_f64(const double *x) { return *x; }
 FD_INLINE void store_f64(double *y, v_f64 a) { *y = a; }
 
@@ -117,8 +130,11 @@ static const fd_kernels table = {
     "baseline",
     0,
     fd_bits_baseline,
+    fd_blocks_baseline,
     {fd_plain_f16_baseline, fd_plain_bf16_baseline, fd_plain_f32_baseline, fd_plain_f64_baseline},
     {fd_affine_f16_baseline, fd_affine_bf16_baseline, fd_affine_f32_baseline,
      fd_affine_f64_baseline},
+    {fd_given_f16_baseline, fd_given_bf16_baseline, fd_given_f32_baseline, fd_given_f64_baseline},
+    fd_fence_baseline,
 };
 const fd_kernels *const fd_kernels_baseline = &table;

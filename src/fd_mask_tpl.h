@@ -109,16 +109,14 @@ FD_NOINLINE void fd_group_bits(uint64_t *keep, uint64_t *tied, const fd_schedule
  * on where they lie would be mispredicted, so two slots are written for each word that has any, and
  * the list is filled up with element FD_TILE: keep has a word to spare for it.
  */
-FD_NOINLINE void fd_tile_tails(uint64_t *keep, const uint64_t *tied, fd_schedule *s,
-                               uint64_t tile) {
-    /* element 4b + j of the tile has word j of tail block b, c0 = low + b without carry */
-    const uint64_t block = tile * (FD_TILE / 4), top = 1ull << 63;
-    const uint32_t low = (uint32_t)block, threshold = (uint32_t)s->drop_threshold;
+FD_NOINLINE void fd_tile_tails(uint64_t *keep, const fd_tile *tile, fd_schedule *s) {
+    const uint64_t top = 1ull << 63;
+    const uint32_t threshold = (uint32_t)s->drop_threshold;
     uint16_t list[FD_TILE + V_BLOCKS + 1];
     unsigned n = 0;
-    for (uint32_t words = v_nonzero(tied); words; words &= words - 1) {
+    for (uint32_t words = v_nonzero(tile->tied); words; words &= words - 1) {
         const unsigned w = fd_ctz64(words);
-        uint64_t bits = tied[w];
+        uint64_t bits = tile->tied[w];
         list[n++] = (uint16_t)(64 * w + fd_ctz64(bits));
         bits &= bits - 1;
         list[n] = (uint16_t)(64 * w + fd_ctz64(bits | top));
@@ -127,13 +125,16 @@ FD_NOINLINE void fd_tile_tails(uint64_t *keep, const uint64_t *tied, fd_schedule
             list[n++] = (uint16_t)(64 * w + fd_ctz64(bits));
     }
     for (unsigned i = 0; i < V_BLOCKS; i++) list[n + i] = FD_TILE;
-    fd_schedule_tag(s, FD_TAG_TAIL, (uint32_t)(block >> 32));
+    fd_schedule_tag(s, FD_TAG_TAIL, tile->tail_high);
     for (unsigned i = 0; i < n; i += V_BLOCKS) {
         uint32_t blocks[V_BLOCKS];
         uint64_t words[FD_GROUP_WORDS];
         v_pair p01, p23;
         fd_group g;
-        for (unsigned lane = 0; lane < V_BLOCKS; lane++) blocks[lane] = low + list[i + lane] / 4;
+        for (unsigned lane = 0; lane < V_BLOCKS; lane++) {
+            const unsigned e = list[i + lane]; /* of a block of the planes, hence of 32 of tails */
+            blocks[lane] = 32 * tile->block[e / FD_BLOCK] + e % FD_BLOCK / 4;
+        }
         fd_group_begin(&g, s, v_words(blocks));
         fd_group_tag(&p01, &p23, &g, s, FD_TAG_TAIL);
         v_put(words, p01, p23);
@@ -146,43 +147,51 @@ FD_NOINLINE void fd_tile_tails(uint64_t *keep, const uint64_t *tied, fd_schedule
     }
 }
 
-/* The groups of a tile that elements [lo, hi) touch: group by group, then the ties of all. */
-FD_INLINE void fd_tile_group(uint64_t *keep, uint64_t *tied, const fd_schedule *s, uint64_t tile,
-                             unsigned group) {
-    fd_group_bits(keep + group * FD_GROUP_WORDS, tied + group * FD_GROUP_WORDS, s,
-                  v_iota((uint32_t)(tile * FD_TILE_BLOCKS) + group * V_BLOCKS));
-}
-
-FD_INLINE void fd_tile_begin(fd_schedule *s, uint64_t *tied, uint64_t tile, unsigned lo,
-                             unsigned hi) {
-    const uint32_t block_high = (uint32_t)(tile * FD_TILE_BLOCKS >> 32);
-    if (block_high != s->block_high) fd_schedule_planes(s, block_high);
-    if (s->tails && hi - lo != FD_TILE) memset(tied, 0, FD_TILE_WORDS * sizeof *tied);
-}
-
-FD_INLINE void fd_tile_end(uint64_t *keep, const uint64_t *tied, fd_schedule *s, uint64_t tile) {
-    if (s->tails) fd_tile_tails(keep, tied, s, tile);
+FD_INLINE void fd_tile_group(uint64_t *keep, fd_tile *tile, const fd_schedule *s, unsigned group) {
+    const uint32_t *block = tile->block + group * V_BLOCKS;
+    fd_group_bits(keep + group * FD_GROUP_WORDS, tile->tied + group * FD_GROUP_WORDS, s,
+                  tile->in_order ? v_iota(*block) : v_words(block));
 }
 
 FD_INLINE int fd_touches(unsigned group, unsigned lo, unsigned hi) {
     return lo < (group + 1) * FD_GROUP && group * FD_GROUP < hi;
 }
 
-/* Keep bits alone: see fd_bits_fn. */
+/* Keep bits of elements [lo, hi) of a tile into their places in keep. */
+FD_INLINE void fd_tile_bits(uint64_t *keep, fd_tile *tile, fd_schedule *s, unsigned lo,
+                            unsigned hi) {
+    if (s->last_plane < 0) {
+        fd_fill_keep(keep, s);
+        return;
+    }
+    for (unsigned group = 0; group < FD_GROUPS; group++)
+        if (fd_touches(group, lo, hi)) fd_tile_group(keep, tile, s, group);
+    if (s->tails) fd_tile_tails(keep, tile, s);
+}
+
+/* Keep bits of a range alone: see fd_bits_fn. */
 static void FD_CAT(fd_bits, FD_ISA)(uint8_t *out, uint64_t begin, uint64_t first, size_t n,
                                     const fd_stream *stream) {
     fd_schedule s;
-    uint64_t keep[FD_TILE_WORDS + 1], tied[FD_TILE_WORDS];
+    fd_tile tile;
+    uint64_t keep[FD_TILE_WORDS + 1];
     fd_schedule_init(&s, stream);
-    if (s.last_plane < 0) fd_fill_keep(keep, &s);
-    for (uint64_t tile = first / FD_TILE; n; tile++) {
+    while (n) {
         const unsigned lo = (unsigned)(first % FD_TILE);
         const unsigned count = n < FD_TILE - lo ? (unsigned)n : FD_TILE - lo;
-        fd_tile_begin(&s, tied, tile, lo, lo + count);
-        for (unsigned group = 0; s.last_plane >= 0 && group < FD_GROUPS; group++)
-            if (fd_touches(group, lo, lo + count)) fd_tile_group(keep, tied, &s, tile, group);
-        fd_tile_end(keep, tied, &s, tile);
+        fd_tile_range(&tile, &s, first / FD_TILE, count);
+        fd_tile_bits(keep, &tile, &s, lo, lo + count);
         fd_copy_bits(out, begin, keep, lo, count);
         first += count, begin += count, n -= count;
     }
 }
+
+/* Keep bits of a list of blocks: see fd_blocks_fn. */
+static void FD_CAT(fd_blocks, FD_ISA)(uint64_t *keep, const uint64_t *block, unsigned n,
+                                      fd_schedule *s) {
+    fd_tile tile;
+    fd_tile_list(&tile, s, block, n);
+    fd_tile_bits(keep, &tile, s, 0, n * FD_BLOCK);
+}
+
+static void FD_CAT(fd_fence, FD_ISA)(void) { fence(); }

@@ -20,11 +20,11 @@ typedef struct {
 } v_pair;
 
 FD_INLINE v_word v_set1(uint32_t a) { return vdupq_n_u32(a); }
-FD_INLINE v_word v_words(const uint32_t *w) { return vld1q_u32(w); }
 FD_INLINE v_word v_iota(uint32_t base) {
     static const uint32_t lane[4] = {0, 1, 2, 3};
     return vaddq_u32(v_set1(base), vld1q_u32(lane));
 }
+FD_INLINE v_word v_words(const uint32_t *w) { return vld1q_u32(w); }
 FD_INLINE v_word v_xor(v_word a, v_word b) { return veorq_u32(a, b); }
 FD_INLINE v_word v_xor3(v_word a, v_word b, v_word c) { return veorq_u32(veorq_u32(a, b), c); }
 FD_INLINE v_prod v_mul(v_word a, uint32_t m) {
@@ -139,8 +139,11 @@ static const fd_kernels table = {
     "neon",
     FD_CPU_NEON,
     fd_bits_neon,
+    fd_blocks_neon,
     {fd_plain_f16_neon, fd_plain_bf16_neon, fd_plain_f32_neon, fd_plain_f64_neon},
     {fd_affine_f16_neon, fd_affine_bf16_neon, fd_affine_f32_neon, fd_affine_f64_neon},
+    {fd_given_f16_neon, fd_given_bf16_neon, fd_given_f32_neon, fd_given_f64_neon},
+    fd_fence_neon,
 };
 const fd_kernels *const fd_kernels_neon = &table;
 #else

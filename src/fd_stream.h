@@ -62,7 +62,7 @@ FD_INLINE void fd_stream_block(uint32_t out[4], uint64_t seed, uint64_t position
  *
  * A tag then costs one product in round 3 and two in each of rounds 4 to 10.
  */
-typedef struct {
+typedef struct fd_schedule {
     uint32_t k0[FD_PHILOX_ROUNDS], k1[FD_PHILOX_ROUNDS]; /* round keys */
     uint32_t c2, c3;                                     /* the position */
     uint32_t block_high; /* b div 2^32 that enter2, enter3 are for */
@@ -110,6 +110,41 @@ FD_INLINE int fd_schedule_bit(const fd_schedule *s, int plane) {
     return (int)(s->drop_threshold >> (39 - plane) & 1);
 }
 
+/*
+ * Up to 16 blocks of the planes whose bits are made together: a range's, or any that have b div 2^27
+ * in common, so that the high counter words of planes and of tails are the same for all.
+ */
+typedef struct {
+    uint32_t block[FD_TILE_BLOCKS + 1]; /* b mod 2^32; the last belongs to no element */
+    int in_order;                       /* whether each block follows the one before it */
+    uint32_t tail_high;                 /* high block word of the tails */
+    uint64_t tied[FD_TILE_WORDS];       /* elements that the planes leave undecided */
+} fd_tile;
+
+FD_INLINE void fd_tile_init(fd_tile *tile, fd_schedule *s, uint64_t block) {
+    /* block b of the planes has the elements of blocks 32b .. 32b+31 of the tails */
+    tile->tail_high = (uint32_t)(block >> 27);
+    tile->block[FD_TILE_BLOCKS] = 0;
+    if ((uint32_t)(block >> 32) != s->block_high) fd_schedule_planes(s, (uint32_t)(block >> 32));
+}
+
+/* Tile number `number` of the stream, of which n elements are wanted. */
+FD_INLINE void fd_tile_range(fd_tile *tile, fd_schedule *s, uint64_t number, unsigned n) {
+    const uint64_t block = number * FD_TILE_BLOCKS;
+    for (unsigned i = 0; i < FD_TILE_BLOCKS; i++) tile->block[i] = (uint32_t)block + i;
+    tile->in_order = 1;
+    fd_tile_init(tile, s, block);
+    if (n != FD_TILE) memset(tile->tied, 0, sizeof tile->tied);
+}
+
+FD_INLINE void fd_tile_list(fd_tile *tile, fd_schedule *s, const uint64_t *block, unsigned n) {
+    for (unsigned i = 0; i < FD_TILE_BLOCKS; i++)
+        tile->block[i] = (uint32_t)block[i < n ? i : n - 1];
+    tile->in_order = 0;
+    fd_tile_init(tile, s, block[0]);
+    memset(tile->tied, 0, sizeof tile->tied);
+}
+
 /* The keep words of a tile where D decides all, p = 0 or 1. */
 FD_INLINE void fd_fill_keep(uint64_t *keep, const fd_schedule *s) {
     memset(keep, s->drop_threshold == FD_KEEP_ALL ? 0xFF : 0, FD_TILE_WORDS * sizeof *keep);
@@ -132,7 +167,7 @@ FD_INLINE void fd_copy_bits(uint8_t *out, uint64_t begin, const uint64_t *keep, 
     while (n) {
         /* the next 64 bits, or what there is of them; up to n of them are wanted */
         uint64_t w = keep[lo / 64] >> (lo % 64);
-        if (lo % 64 && lo / 64 + 1 < FD_TILE_WORDS) w |= keep[lo / 64 + 1] << (64 - lo % 64);
+        if (lo % 64 && n > 64 - lo % 64) w |= keep[lo / 64 + 1] << (64 - lo % 64);
         if (shift == 0 && n >= 64) {
             const uint64_t bytes = fd_little_endian(w);
             memcpy(out, &bytes, 8);

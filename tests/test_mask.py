@@ -73,6 +73,23 @@ def test_two_ellipses():
         fd.Generator(1).mask((20, 11, 7))[..., ...]
 
 
+@pytest.mark.parametrize("power", [34, 39, 41, 57])
+def test_short_rows_across_a_carry(isa, power):
+    """Rows of 100 decisions, one of which has blocks whose high counter words differ."""
+    columns = 1000
+    row = 2**power // columns
+    start = 2**power - row * columns  # column at which the carry comes
+    mask = fd.Generator(9).mask((2**58 // columns, columns), 0.02)
+    lo = max(0, min(start - 50, columns - 300))
+    window = mask[row - 3 : row + 4, lo : lo + 300]
+    want = [
+        _reference.keep_range(9, 0, r * columns + lo, 300, 0.02) for r in range(row - 3, row + 4)
+    ]
+    np.testing.assert_array_equal(window.keep(), want)
+    np.testing.assert_array_equal(window.apply(np.ones(window.shape)) != 0, want)
+    np.testing.assert_array_equal(window[:, 7].keep(), np.array(want)[:, 7])
+
+
 def test_shards_equal_the_whole():
     """What data-parallel training relies on: any chunking gives the single-machine bits."""
     x = np.random.default_rng(0).standard_normal((64, 33))
