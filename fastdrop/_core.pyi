@@ -24,9 +24,10 @@ def apply(
 def apply_small(
     y: _Array,
     x: _Array,
-    stream: Callable[[], tuple[int, int]],
+    stream: tuple[int, int] | Callable[[], tuple[int, int]],
     drop_threshold: int,
     scale: float,
+    window: _Window | None,
     max_bytes: int,
 ) -> tuple[int, int] | None: ...
 def bits(out: _Array, stream: _Stream, window: _Window, begin: int, n: int) -> None: ...

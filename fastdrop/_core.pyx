@@ -35,11 +35,8 @@ cdef extern from "fastdrop.h" nogil:
         double scale
         double shift
         double fill
-    ctypedef void fd_apply_fn(void *y, const void *x, uint64_t first, size_t n,
-                              const fd_stream *stream, const fd_values *values, int bypass)
     ctypedef struct fd_kernels:
         const char *name
-        fd_apply_fn *plain[4]
     ctypedef struct fd_window:
         pass
     const char *fd_isa_names[]
@@ -125,6 +122,20 @@ cdef int dtype_index(str name) except -1:
     raise ValueError(f"no kernels for dtype {name!r}")
 
 
+cdef int run(fd_dtype dtype, const fd_window *w, bint affine, void *y, const void *x,
+             uint64_t begin, uint64_t n, const fd_stream *s, const fd_values *v) except -1:
+    cdef const fd_kernels *k = kernels
+    if not affine and n < NOGIL_FROM:
+        fd_window_plain(k, dtype, w, y, x, begin, n, s, v)
+        return 0
+    with nogil:
+        if affine:
+            fd_window_affine(k, dtype, w, y, x, begin, n, s, v)
+        else:
+            fd_window_plain(k, dtype, w, y, x, begin, n, s, v)
+    return 0
+
+
 def apply(y, x, str dtype, tuple stream, tuple values, tuple window, uint64_t begin, uint64_t n):
     """Elements begin .. begin+n-1 of a window: y = keep ? x * scale : +0, or with three values
     y = keep ? x * scale + shift : fill. ``stream`` is (seed, position, drop_threshold)."""
@@ -133,7 +144,6 @@ def apply(y, x, str dtype, tuple stream, tuple values, tuple window, uint64_t be
     cdef fd_values v
     cdef uint64_t size
     cdef Py_buffer to, source
-    cdef const fd_kernels *k = kernels
     cdef fd_dtype d = <fd_dtype>dtype_index(dtype)
     cdef int item_bytes = 8 if dtype == "f64" else 4 if dtype == "f32" else 2
     cdef bint affine = len(values) == 3
@@ -148,17 +158,7 @@ def apply(y, x, str dtype, tuple stream, tuple values, tuple window, uint64_t be
             if (<uint64_t>to.len != size * item_bytes or to.len != source.len or begin > size
                     or n > size - begin):
                 raise ValueError("arrays and window differ in size")
-            if n < NOGIL_FROM:
-                if affine:
-                    fd_window_affine(k, d, &w, to.buf, source.buf, begin, n, &s, &v)
-                else:
-                    fd_window_plain(k, d, &w, to.buf, source.buf, begin, n, &s, &v)
-            else:
-                with nogil:
-                    if affine:
-                        fd_window_affine(k, d, &w, to.buf, source.buf, begin, n, &s, &v)
-                    else:
-                        fd_window_plain(k, d, &w, to.buf, source.buf, begin, n, &s, &v)
+            run(d, &w, affine, to.buf, source.buf, begin, n, &s, &v)
         finally:
             PyBuffer_Release(&source)
     finally:
@@ -181,16 +181,18 @@ cdef int array_dtype(const Py_buffer *a) noexcept:
     return FD_DTYPES if <size_t>a.buf % <size_t>a.itemsize else d
 
 
-def apply_small(y, x, stream, uint64_t drop_threshold, double scale, Py_ssize_t max_bytes):
-    """Apply a whole mask to x at once: all that a small call needs, in one call.
+def apply_small(y, x, stream, uint64_t drop_threshold, double scale, window,
+                Py_ssize_t max_bytes):
+    """Apply a window (None: the first x.size decisions) to x: all that a small call needs, at once.
 
     Both must be C-contiguous, aligned, native arrays of one shape and of float16, 32 or 64, which
-    are the same or do not overlap, of at most max_bytes. Else returns None, having done nothing.
-    ``stream`` is called for (seed, position) when all is checked; returns what it returned."""
+    are the same or do not overlap, of less than max_bytes. Else returns None, having done nothing.
+    ``stream`` is (seed, position) or, to take them when all is checked, called; returns them."""
+    cdef fd_window w
+    cdef uint64_t size, one = 1
     cdef Py_buffer to, source
     cdef fd_stream s
     cdef fd_values v
-    cdef const fd_kernels *k = kernels
     cdef int d
     try:
         PyObject_GetBuffer(x, &source, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
@@ -203,22 +205,25 @@ def apply_small(y, x, stream, uint64_t drop_threshold, double scale, Py_ssize_t 
             return None
         try:
             d = array_dtype(&source)
-            if (d == FD_DTYPES or array_dtype(&to) != d or source.len > max_bytes
+            if (d == FD_DTYPES or array_dtype(&to) != d or source.len >= max_bytes
                     or to.ndim != source.ndim
                     or memcmp(to.shape, source.shape, to.ndim * sizeof(Py_ssize_t))
                     or to.buf != source.buf and <char *>to.buf < <char *>source.buf + source.len
                     and <char *>source.buf < <char *>to.buf + to.len):
                 return None
-            taken = stream()
+            size = source.len // source.itemsize
+            if window is None:
+                fd_window_init(&w, 1, &size, &one, 0)
+            else:
+                read_window(&w, window, &size)
+                if size * source.itemsize != <uint64_t>source.len:
+                    return None
+            taken = stream if type(stream) is tuple else stream()
             s.seed, s.position = taken
             s.drop_threshold = drop_threshold
             v.scale = scale
             v.shift = v.fill = 0.0
-            if source.len < NOGIL_FROM * 4:
-                k.plain[d](to.buf, source.buf, 0, source.len // source.itemsize, &s, &v, 0)
-            else:
-                with nogil:
-                    k.plain[d](to.buf, source.buf, 0, source.len // source.itemsize, &s, &v, 0)
+            run(<fd_dtype>d, &w, False, to.buf, source.buf, 0, size, &s, &v)
             return taken
         finally:
             PyBuffer_Release(&to)

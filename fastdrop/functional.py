@@ -172,6 +172,7 @@ def dropout(
     # the call that trainers make most, in one step; whatever is unusual takes the way below
     if (
         type(x) is np.ndarray
+        and (out is None or type(out) is np.ndarray)
         and type(p) is float
         and 0.0 <= p <= 1.0
         and type(rng) is Generator
@@ -181,7 +182,9 @@ def dropout(
     ):
         y = np.empty(x.shape, x.dtype) if out is None else out
         threshold, scale = rate_of(p)
-        taken = _core.apply_small(y, x, rng._take, threshold, scale, parallel.PARALLEL_FROM_BYTES)
+        taken = _core.apply_small(
+            y, x, rng._take, threshold, scale, None, parallel.PARALLEL_FROM_BYTES
+        )
         if taken is not None:
             return (y, Mask._flat(*taken, p, scale, x.shape)) if return_mask else y
 

@@ -225,6 +225,16 @@ class Mask:
         return self._apply(grad, out, "grad")
 
     def _apply(self, x: ArrayLike, out: Array | None, name: str) -> Array:
+        if (  # the usual call, in one step
+            type(x) is np.ndarray
+            and x.shape == self._shape
+            and (out is None or type(out) is np.ndarray)
+        ):
+            y = np.empty(x.shape, x.dtype) if out is None else out
+            stream, threshold = (self._seed, self._position), rate_of(self._p)[0]
+            limit = parallel.PARALLEL_FROM_BYTES
+            if _core.apply_small(y, x, stream, threshold, self._scale, self._window, limit):
+                return y
         source, dtype = as_input(x, name)
         if source.shape != self._shape:
             raise ValueError(f"{name} has shape {source.shape}; the mask is for {self._shape}")

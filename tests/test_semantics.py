@@ -346,6 +346,7 @@ def refused_outs():
     yield ValueError, r"out overlaps itself", strided(np.zeros(200), (30, 40), (8, 16))
     yield ValueError, r"out overlaps itself", strided(np.zeros(40), (30, 40), (0, 8))
     yield TypeError, r"out must be a numpy\.ndarray, not list", [[0.0] * 40] * 30
+    yield TypeError, r"out must be a numpy\.ndarray, not memoryview", memoryview(np.zeros((30, 40)))
 
 
 @pytest.mark.parametrize(("error", "message", "out"), list(refused_outs()))
