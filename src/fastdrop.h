@@ -47,11 +47,11 @@ typedef void fd_bits_fn(uint8_t *out, uint64_t begin, uint64_t first, size_t n,
                         const fd_stream *stream);
 
 /*
- * Keep words of n <= 16 blocks of 128 elements, in any order: words 2j and 2j+1 of keep are those of
- * block[j], bit i of word w its element 64w + i. All have block / 2^27 in common. keep has 33 words.
+ * Keep bits of short runs, put together in a strip of words, which are 0 before (fd_stream.h).
  */
-struct fd_schedule; /* fd_stream.h */
-typedef void fd_blocks_fn(uint64_t *keep, const uint64_t *block, unsigned n,
+struct fd_runs;
+struct fd_schedule;
+typedef void fd_gather_fn(uint64_t *strip, const struct fd_runs *runs,
                           struct fd_schedule *schedule);
 
 /*
@@ -66,7 +66,7 @@ typedef struct {
     const char *name; /* "baseline", "avx2", "avx512", "neon" */
     unsigned needs;   /* processor features, a set of fd_feature */
     fd_bits_fn *bits;
-    fd_blocks_fn *blocks;
+    fd_gather_fn *gather;
     fd_apply_fn *plain[FD_DTYPES];
     fd_apply_fn *affine[FD_DTYPES];
     fd_given_fn *given[FD_DTYPES];

@@ -142,7 +142,7 @@ static const fd_kernels table = {
     "avx2",
     FD_CPU_AVX2,
     fd_bits_avx2,
-    fd_blocks_avx2,
+    fd_gather_avx2,
     {fd_plain_f16_avx2, fd_plain_bf16_avx2, fd_plain_f32_avx2, fd_plain_f64_avx2},
     {fd_affine_f16_avx2, fd_affine_bf16_avx2, fd_affine_f32_avx2, fd_affine_f64_avx2},
     {fd_given_f16_avx2, fd_given_bf16_avx2, fd_given_f32_avx2, fd_given_f64_avx2},

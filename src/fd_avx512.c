@@ -145,7 +145,7 @@ static const fd_kernels table = {
     "avx512",
     FD_CPU_AVX512,
     fd_bits_avx512,
-    fd_blocks_avx512,
+    fd_gather_avx512,
     {fd_plain_f16_avx512, fd_plain_bf16_avx512, fd_plain_f32_avx512, fd_plain_f64_avx512},
     {fd_affine_f16_avx512, fd_affine_bf16_avx512, fd_affine_f32_avx512, fd_affine_f64_avx512},
     {fd_given_f16_avx512, fd_given_bf16_avx512, fd_given_f32_avx512, fd_given_f64_avx512},

@@ -130,7 +130,7 @@ static const fd_kernels table = {
     "baseline",
     0,
     fd_bits_baseline,
-    fd_blocks_baseline,
+    fd_gather_baseline,
     {fd_plain_f16_baseline, fd_plain_bf16_baseline, fd_plain_f32_baseline, fd_plain_f64_baseline},
     {fd_affine_f16_baseline, fd_affine_bf16_baseline, fd_affine_f32_baseline,
      fd_affine_f64_baseline},

@@ -186,12 +186,28 @@ static void FD_CAT(fd_bits, FD_ISA)(uint8_t *out, uint64_t begin, uint64_t first
     }
 }
 
-/* Keep bits of a list of blocks: see fd_blocks_fn. */
-static void FD_CAT(fd_blocks, FD_ISA)(uint64_t *keep, const uint64_t *block, unsigned n,
-                                      fd_schedule *s) {
+/* Keep bits of short runs: see fd_runs. */
+static void FD_CAT(fd_gather, FD_ISA)(uint64_t *strip, const fd_runs *runs, fd_schedule *s) {
     fd_tile tile;
-    fd_tile_list(&tile, s, block, n);
-    fd_tile_bits(keep, &tile, s, 0, n * FD_BLOCK);
+    uint64_t keep[FD_TILE_WORDS + 1];
+    keep[FD_TILE_WORDS] = 0;
+    fd_tile_list(&tile, s, runs->block, runs->n_blocks);
+    fd_tile_bits(keep, &tile, s, 0, runs->n_blocks * FD_BLOCK);
+    for (const fd_run *r = runs->run; r < runs->run + runs->n_runs; r++) {
+        unsigned to = r->to, from = r->from;
+        uint64_t w = 0 - (keep[from / 64] >> (from % 64) & 1);
+        /* 64 bits each time, for a branch on how many there are would be mispredicted: what is too
+         * much is overwritten by the run that follows */
+        for (int n = r->n; n > 0; from += 64, to += 64, n -= 64) {
+            if (!runs->shared) {
+                w = keep[from / 64] >> (from % 64);
+                w |= keep[from / 64 + 1] << 1 << (63 - from % 64);
+            }
+            const uint64_t below = (1ull << (to % 64)) - 1;
+            strip[to / 64] = (strip[to / 64] & below) | w << (to % 64);
+            strip[to / 64 + 1] = w >> 1 >> (63 - to % 64);
+        }
+    }
 }
 
 static void FD_CAT(fd_fence, FD_ISA)(void) { fence(); }

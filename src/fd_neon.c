@@ -139,7 +139,7 @@ static const fd_kernels table = {
     "neon",
     FD_CPU_NEON,
     fd_bits_neon,
-    fd_blocks_neon,
+    fd_gather_neon,
     {fd_plain_f16_neon, fd_plain_bf16_neon, fd_plain_f32_neon, fd_plain_f64_neon},
     {fd_affine_f16_neon, fd_affine_bf16_neon, fd_affine_f32_neon, fd_affine_f64_neon},
     {fd_given_f16_neon, fd_given_bf16_neon, fd_given_f32_neon, fd_given_f64_neon},

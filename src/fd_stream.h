@@ -137,6 +137,22 @@ FD_INLINE void fd_tile_range(fd_tile *tile, fd_schedule *s, uint64_t number, uns
     if (n != FD_TILE) memset(tile->tied, 0, sizeof tile->tied);
 }
 
+/*
+ * Runs of up to 16 blocks, in any order, that all have b div 2^27 in common: run r takes n bits from
+ * bit `from` of the list of blocks on (of 128 bits each) to bit `to` of a strip; a shared run takes
+ * one bit, n times. The strip has a word more than its bits need, and block[] has one to spare.
+ */
+enum { FD_MAX_RUNS = 256 };
+typedef struct {
+    uint16_t to, n, from;
+} fd_run;
+typedef struct fd_runs {
+    int shared;
+    unsigned n_blocks, n_runs;
+    uint64_t block[FD_TILE_BLOCKS + 2];
+    fd_run run[FD_MAX_RUNS];
+} fd_runs;
+
 FD_INLINE void fd_tile_list(fd_tile *tile, fd_schedule *s, const uint64_t *block, unsigned n) {
     for (unsigned i = 0; i < FD_TILE_BLOCKS; i++)
         tile->block[i] = (uint32_t)block[i < n ? i : n - 1];

@@ -11,10 +11,9 @@
 enum {
     LONG_RUN = 2 * FD_TILE, /* elements from which a range kernel's tiles are worth their edges */
     STRIP = FD_TILE,
-    PIECES = 256,
 };
 
-#define REGION (FD_BLOCK * (1ull << 27)) /* elements */
+#define REGION (1ull << 27) /* blocks; see fd_tile */
 
 /* Bytes of output from which no last-level cache is expected to hold it: the caches of one core
  * complex or desktop part end here, and what CPUID says under a hypervisor cannot be trusted. */
@@ -44,115 +43,89 @@ void fd_window_init(fd_window *w, int ndim, const uint64_t *shape, const uint64_
     }
 }
 
-/* A place in a window, and what is left of the run there. */
+/* A place in a window: element `at` of the run that starts at index `run`. */
 typedef struct {
     const fd_window *w;
-    uint64_t at[FD_MAX_NDIM + 1], index;
+    uint64_t run, at;
+    uint64_t outer[FD_MAX_NDIM + 1]; /* places along the other axes */
 } cursor;
 
 static void cursor_init(cursor *c, const fd_window *w, uint64_t element) {
+    const int last = w->ndim - 1;
     c->w = w;
-    c->index = w->first;
-    for (int axis = w->ndim - 1; axis >= 0; axis--) {
-        c->at[axis] = element % w->shape[axis], element /= w->shape[axis];
-        c->index += c->at[axis] * w->stride[axis];
+    c->run = w->first;
+    c->at = element % w->shape[last], element /= w->shape[last];
+    for (int axis = last - 1; axis >= 0; axis--) {
+        c->outer[axis] = element % w->shape[axis], element /= w->shape[axis];
+        c->run += c->outer[axis] * w->stride[axis];
     }
 }
 
-static uint64_t run_left(const cursor *c) {
-    const int last = c->w->ndim - 1;
-    return c->w->shape[last] - c->at[last];
-}
+static uint64_t run_left(const cursor *c) { return c->w->shape[c->w->ndim - 1] - c->at; }
+
+static uint64_t index_at(const cursor *c) { return c->run + c->at * c->w->stride[c->w->ndim - 1]; }
 
 /* n elements on, at most to the end of the run, which is then the start of the next. */
-static void advance(cursor *c, uint64_t n) {
+FD_INLINE void advance(cursor *c, uint64_t n) {
     const fd_window *w = c->w;
     int axis = w->ndim - 1;
-    c->index += n * w->stride[axis];
-    c->at[axis] += n;
-    while (c->at[axis] == w->shape[axis] && axis > 0) {
-        c->index -= c->at[axis] * w->stride[axis];
-        c->at[axis--] = 0;
-        c->index += w->stride[axis];
-        c->at[axis]++;
+    c->at += n;
+    if (c->at < w->shape[axis]) return;
+    c->at = 0;
+    while (axis-- > 0) {
+        c->run += w->stride[axis];
+        if (++c->outer[axis] < w->shape[axis]) return;
+        c->run -= c->outer[axis] * w->stride[axis];
+        c->outer[axis] = 0;
     }
 }
 
-/* Runs that wait for their blocks. */
-typedef struct {
-    const fd_kernels *kernels;
-    fd_schedule schedule;
-    uint64_t *strip; /* where their keep bits go; 0 before */
-    unsigned n_blocks, n_pieces;
-    uint64_t block[FD_TILE_BLOCKS + 2];
-    struct {
-        uint16_t to, n; /* bits of the strip */
-        uint16_t from;  /* first bit of the blocks' */
-    } piece[PIECES];
-} pending;
-
-/* The low n bits of w, 0 < n <= 64, into bits [to, to+n) of a strip, which has a word to spare: to
- * ask whether they reach into the next word is to mispredict. */
-FD_INLINE void put(uint64_t *strip, unsigned to, uint64_t w, unsigned n) {
-    const unsigned shift = to % 64;
-    w &= ~0ull >> (64 - n);
-    strip[to / 64] |= w << shift;
-    strip[to / 64 + 1] |= w >> 1 >> (63 - shift);
+static void flush(uint64_t *strip, fd_runs *runs, const fd_kernels *k, fd_schedule *schedule) {
+    if (runs->n_runs) k->gather(strip, runs, schedule);
+    runs->n_blocks = runs->n_runs = 0;
 }
 
-static void flush(pending *p, int shared) {
-    uint64_t keep[FD_TILE_WORDS + 2] = {0};
-    if (p->n_blocks) p->kernels->blocks(keep, p->block, p->n_blocks, &p->schedule);
-    for (unsigned i = 0; i < p->n_pieces; i++) {
-        unsigned to = p->piece[i].to, n = p->piece[i].n, from = p->piece[i].from;
-        if (shared && !(keep[from / 64] >> from % 64 & 1)) continue;
-        for (;; to += 64, n -= 64) {
-            uint64_t w = ~0ull;
-            if (!shared) {
-                w = keep[from / 64] >> from % 64;
-                w |= keep[from / 64 + 1] << 1 << (63 - from % 64);
-                from += 64;
-            }
-            put(p->strip, to, w, n < 64 ? n : 64);
-            if (n <= 64) break;
-        }
-    }
-    p->n_blocks = p->n_pieces = 0;
-}
-
-/* Keep bits of the next n <= STRIP elements into a strip, which is 0. */
-static void put_strip(pending *p, cursor *c, unsigned n) {
+/* Keep bits of the next n <= STRIP elements into a strip. */
+static void put_strip(uint64_t *strip, cursor *c, unsigned n, const fd_kernels *k,
+                      fd_schedule *schedule) {
     const int shared = c->w->stride[c->w->ndim - 1] == 0;
-    unsigned slot = 0; /* of the run before: its first block, and that block's place */
-    uint64_t slot_block = 0, slot_end = 0;
-    for (unsigned to = 0; to < n;) {
-        const unsigned bit = c->index % FD_BLOCK;
-        const uint64_t first = c->index / FD_BLOCK, left = run_left(c);
-        unsigned count = n - to;
-        if (count > left) count = (unsigned)left;
-        /* within 16 blocks that have b div 2^27 in common */
-        const uint64_t region = REGION - c->index % REGION;
-        if (!shared && count > FD_TILE - bit) count = FD_TILE - bit;
-        if (!shared && count > region) count = (unsigned)region;
-        const uint64_t end = shared ? first + 1 : first + (bit + count + FD_BLOCK - 1) / FD_BLOCK;
-        /* the blocks of the run before serve again where they can: equal or nested rows */
-        if (p->n_pieces == PIECES || first < slot_block || end > slot_end) {
-            if (p->n_pieces == PIECES || p->n_blocks + (end - first) > FD_TILE_BLOCKS ||
-                (p->n_blocks && p->block[0] / (REGION / FD_BLOCK) != first / (REGION / FD_BLOCK)))
-                flush(p, shared);
-            slot = p->n_blocks, slot_block = first, slot_end = end;
-            /* short runs have one block or two: both are written, lest a branch on it mispredict */
-            p->block[slot] = first, p->block[slot + 1] = first + 1;
-            for (unsigned b = 2; b < end - first; b++) p->block[slot + b] = first + b;
-            p->n_blocks += (unsigned)(end - first);
+    fd_runs runs;
+    runs.shared = shared, runs.n_blocks = runs.n_runs = 0;
+    unsigned slot = 0, slot_blocks = 0; /* where the blocks of the run before are in the list */
+    uint64_t slot_block = 0;            /* and the first of them */
+    strip[0] = 0;
+    for (unsigned to = 0, count; to < n; to += count, advance(c, count)) {
+        const uint64_t index = index_at(c), first = index / FD_BLOCK, left = run_left(c);
+        const unsigned bit = index % FD_BLOCK;
+        unsigned blocks = 1;
+        count = n - to < left ? n - to : (unsigned)left;
+        if (!shared) {
+            if (count > FD_TILE - bit) count = FD_TILE - bit; /* within 16 blocks */
+            blocks = (bit + count + FD_BLOCK - 1) / FD_BLOCK;
+            if ((first ^ (first + blocks - 1)) / REGION) { /* which have b div REGION in common */
+                blocks = (unsigned)(REGION - first % REGION);
+                count = blocks * FD_BLOCK - bit;
+            }
         }
-        p->piece[p->n_pieces].to = (uint16_t)to;
-        p->piece[p->n_pieces].n = (uint16_t)count;
-        p->piece[p->n_pieces++].from = (uint16_t)((slot + (first - slot_block)) * FD_BLOCK + bit);
-        advance(c, count);
-        to += count;
+        if (runs.n_runs == FD_MAX_RUNS) {
+            flush(strip, &runs, k, schedule);
+            slot_blocks = 0;
+        }
+        /* rows that are equal, and decisions in one block, have their blocks in the list already */
+        if (first != slot_block || blocks > slot_blocks) {
+            if (runs.n_blocks + blocks > FD_TILE_BLOCKS ||
+                (runs.n_blocks && (runs.block[0] ^ first) / REGION))
+                flush(strip, &runs, k, schedule);
+            slot = runs.n_blocks, slot_block = first, slot_blocks = blocks;
+            /* short runs have one block or two: both are written, lest a branch on it mispredict */
+            runs.block[slot] = first, runs.block[slot + 1] = first + 1;
+            for (unsigned b = 2; b < blocks; b++) runs.block[slot + b] = first + b;
+            runs.n_blocks += blocks;
+        }
+        runs.run[runs.n_runs++] =
+            (fd_run){(uint16_t)to, (uint16_t)count, (uint16_t)(slot * FD_BLOCK + bit)};
     }
-    flush(p, shared);
+    flush(strip, &runs, k, schedule);
 }
 
 static int has_long_runs(const fd_window *w) {
@@ -177,22 +150,21 @@ static void apply(const fd_kernels *k, fd_dtype dtype, const fd_window *w, char 
         fd_apply_fn *kernel = affine ? k->affine[dtype] : k->plain[dtype];
         while (n) {
             const uint64_t left = run_left(&c), count = n < left ? n : left;
-            kernel(y, x, c.index, (size_t)count, stream, values, bypass);
+            kernel(y, x, index_at(&c), (size_t)count, stream, values, bypass);
             advance(&c, count);
             x += count * item, y += count * item, n -= count;
         }
         return;
     }
-    pending p = {.kernels = k};
-    fd_schedule_init(&p.schedule, stream);
+    fd_schedule schedule;
+    fd_schedule_init(&schedule, stream);
     /* a first strip as short as makes all others start aligned */
     uint64_t count = (64 - (uintptr_t)y % 64) % 64 / item;
     if (count == 0 || count > n) count = n < STRIP ? n : STRIP;
     int aligned = count == STRIP;
     while (n) {
-        uint64_t strip[STRIP / 64 + 1] = {0};
-        p.strip = strip;
-        put_strip(&p, &c, (unsigned)count);
+        uint64_t strip[STRIP / 64 + 1];
+        put_strip(strip, &c, (unsigned)count, k, &schedule);
         k->given[dtype](y, x, strip, (size_t)count, values, affine, bypass && aligned);
         x += count * item, y += count * item, n -= count;
         count = n < STRIP ? n : STRIP;
@@ -218,19 +190,18 @@ void fd_window_bits(const fd_kernels *k, const fd_window *w, uint8_t *out, uint6
     if (n == 0) return;
     cursor c;
     cursor_init(&c, w, begin);
-    pending p = {.kernels = k};
-    fd_schedule_init(&p.schedule, stream);
+    fd_schedule schedule;
+    fd_schedule_init(&schedule, stream);
     while (n && !has_long_runs(w)) {
-        uint64_t strip[STRIP / 64 + 1] = {0};
+        uint64_t strip[STRIP / 64 + 1];
         const unsigned count = n < STRIP ? (unsigned)n : STRIP;
-        p.strip = strip;
-        put_strip(&p, &c, count);
+        put_strip(strip, &c, count, k, &schedule);
         fd_copy_bits(out, begin, strip, 0, count);
         begin += count, n -= count;
     }
     while (n) {
         const uint64_t left = run_left(&c), count = n < left ? n : left;
-        k->bits(out, begin, c.index, (size_t)count, stream);
+        k->bits(out, begin, index_at(&c), (size_t)count, stream);
         advance(&c, count);
         begin += count, n -= count;
     }
