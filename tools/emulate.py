@@ -1,0 +1,323 @@
+"""Run the C kernels of ISAs that this machine may lack, and of those it has under sanitizers.
+
+    python tools/emulate.py [avx512] [neon] [avx2] [baseline]
+
+For x86-64 Linux, with whichever compilers and emulators there are; the compiled Python module is
+not needed. tests/c/driver.c is built with src/*.c in a temporary folder, and every build has to
+reproduce all masks and windows of tests/data/stream_v1.json and to pass the driver's comparison
+with a model of the stream and of the values ("parity"):
+
+    baseline, avx2, avx512   gcc with address and undefined-behaviour sanitizers, and clang as
+                             shipped: natively, where the processor has the instructions
+    avx512                   gcc, and clang with the address sanitizer: SIMDe's AVX-512 in portable
+                             C, on plain x86-64
+    neon, baseline           gcc for aarch64 under QEMU
+    baseline, avx2           gcc under QEMU as processors with no more than they need: a wider
+                             instruction that got into them would trap
+    baseline                 gcc for s390x under QEMU: big-endian
+
+Without arguments all that can run here runs. Exit code: 1 if anything failed; 2 if an ISA that was
+asked for by name lacks its compiler or emulator.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+VECTORS = json.loads((ROOT / "tests" / "data" / "stream_v1.json").read_text())
+ISAS = ("avx512", "neon", "avx2", "baseline")
+
+FLAGS = ("-std=c11", "-ffp-contract=off")  # as in setup.py: results hang on them
+SHIPPED = ("-O3",)
+SANITIZED = ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+SIMDE = ('-DFD_EMULATE_AVX512="simde_avx512.h"', "-O1", "-g1", "-Wno-psabi")
+TIMEOUT = 900  # seconds
+
+
+@dataclass(frozen=True)
+class Run:
+    """One ISA of a build, under a runner."""
+
+    isa: str
+    cpu: str = ""  # of the emulator
+    usable: bool | None = True  # what dispatch has to say; None: nothing to do with this processor
+
+
+@dataclass(frozen=True)
+class Build:
+    """One compilation of the driver and what it is for."""
+
+    compiler: str
+    what: str
+    flags: tuple[str, ...]
+    packages: str  # Debian's
+    runs: tuple[Run, ...]
+    header: str = "stdio.h"
+    emulator: str = ""
+    extra: bool = False  # nothing is wrong with a machine that lacks it
+
+
+NATIVE = (Run("baseline"), Run("avx2"), Run("avx512"))
+BUILDS = (  # those that take long first
+    Build(
+        "clang",
+        "SIMDe, address sanitizer",
+        (*SIMDE, "-fsanitize=address"),
+        "clang libclang-rt-dev libsimde-dev",
+        (Run("avx512", usable=None),),
+        header="simde/x86/avx512.h",
+        extra=True,
+    ),
+    Build(
+        "gcc",
+        "SIMDe",
+        SIMDE,
+        "gcc libc6-dev libsimde-dev",
+        (Run("avx512", usable=None),),
+        header="simde/x86/avx512.h",
+    ),
+    Build(
+        "aarch64-linux-gnu-gcc",
+        "",
+        (*SHIPPED, "-static"),
+        "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static",
+        (Run("neon", "max"), Run("neon", "cortex-a53"), Run("baseline", "max")),
+        emulator="qemu-aarch64",
+    ),
+    Build("clang", "as shipped", SHIPPED, "clang", NATIVE, extra=True),
+    Build("gcc", "address and undefined sanitizers", SANITIZED, "gcc libc6-dev", NATIVE),
+    Build(
+        "gcc",
+        "",
+        (*SHIPPED, "-static"),
+        "gcc libc6-dev qemu-user-static",
+        (
+            Run("baseline", "qemu64"),
+            Run("avx2", "qemu64", usable=False),
+            Run("avx512", "qemu64", usable=False),
+            Run("avx2", "Haswell"),
+            Run("avx512", "Haswell", usable=False),
+        ),
+        emulator="qemu-x86_64",
+        extra=True,
+    ),
+    Build(
+        "s390x-linux-gnu-gcc",
+        "big-endian",
+        (*SHIPPED, "-static"),
+        "gcc-s390x-linux-gnu libc6-dev-s390x-cross qemu-user-static",
+        (Run("baseline", "max"),),
+        emulator="qemu-s390x",
+        extra=True,
+    ),
+)
+
+
+# ---- vectors -------------------------------------------------------------------------------------
+
+
+def threshold(p: float) -> int:
+    return round(p * 2.0**40)
+
+
+def mask_request(v: dict) -> str:
+    numbers = v["seed"], v["position"], v["start"], v["n"], threshold(v["p"])
+    return " ".join(map(str, ("mask", *numbers)))
+
+
+def window_request(v: dict) -> str:
+    """``mask[window]`` as the index of its first decision and the steps along its axes."""
+    noise = v["noise_shape"] or v["shape"]
+    strides, size = [], 1
+    for m, n in zip(reversed(noise), reversed(v["shape"]), strict=True):
+        strides.insert(0, 0 if m == 1 and n != 1 else size)
+        size *= m
+    first = sum(lo * stride for (lo, _), stride in zip(v["window"], strides, strict=True))
+    shape = [hi - lo for lo, hi in v["window"]]
+    numbers = v["seed"], v["position"], threshold(v["p"]), first, len(shape), *shape, *strides
+    return " ".join(map(str, ("window", *numbers)))
+
+
+def requests() -> list[tuple[str, str]]:
+    """Every vector as a request to the driver and the digest of its answer."""
+    masks = [(mask_request(v), v["sha256"]) for v in VECTORS["masks"]]
+    return masks + [(window_request(v), v["sha256"]) for v in VECTORS["windows"]]
+
+
+def is_digest(line: str, sha256: str) -> bool:
+    try:
+        return hashlib.sha256(bytes.fromhex(line)).hexdigest() == sha256
+    except ValueError:
+        return False
+
+
+# ---- builds and runs -----------------------------------------------------------------------------
+
+
+class Failure(Exception):
+    """What went wrong, in a few lines."""
+
+
+def call(command: list[str], text: str = "") -> subprocess.CompletedProcess:
+    # there is nothing to leak, and looking for leaks fails where ptrace is not allowed
+    environment = {**os.environ, "LC_ALL": "C", "ASAN_OPTIONS": "detect_leaks=0"}
+    try:
+        return subprocess.run(
+            command, input=text, capture_output=True, text=True, timeout=TIMEOUT, env=environment
+        )
+    except subprocess.TimeoutExpired:
+        raise Failure(f"no end after {TIMEOUT} s") from None
+
+
+def emulator_path(name: str) -> str | None:
+    return shutil.which(f"{name}-static") or shutil.which(name)
+
+
+def is_available(build: Build, folder: Path) -> bool:
+    """Whether the compiler, the headers, the libraries and the emulator are there."""
+    if not shutil.which(build.compiler) or (build.emulator and not emulator_path(build.emulator)):
+        return False
+    empty = folder / "empty.c"
+    empty.write_text(f"#include <{build.header}>\nint main(void) {{ return 0; }}\n")
+    command = [build.compiler, *FLAGS, *build.flags, str(empty), "-o", str(folder / "empty")]
+    return call(command).returncode == 0
+
+
+def compile_driver(build: Build, src: Path, folder: Path) -> Path:
+    tests, driver = ROOT / "tests" / "c", folder / "driver"
+    sources = [str(tests / "driver.c"), *sorted(map(str, src.glob("*.c")))]
+    includes = [f"-I{src}", f"-I{tests}"]
+    command = [build.compiler, *FLAGS, *build.flags, *includes, *sources, "-lm", "-o", str(driver)]
+    result = call(command)
+    if result.returncode:
+        raise Failure("it does not compile\n" + "\n".join(result.stderr.splitlines()[:40]))
+    return driver
+
+
+def ask(command: list[str], lines: list[str]) -> list[str]:
+    """Return the driver's answers, one a request."""
+    result = call(command, "\n".join(lines) + "\n")
+    answers = result.stdout.splitlines()
+    if result.returncode or len(answers) != len(lines):
+        at = min(len(answers), len(lines) - 1)
+        if answers and answers[-1].startswith((" ", "mismatch", "error")):
+            at = next(i for i, a in enumerate(answers) if a.startswith(("mismatch", "error")))
+        said = "\n".join([*answers[at:], *result.stderr.splitlines()[:30]])
+        raise Failure(f"exit code {result.returncode} at request: {lines[at]}\n{said}")
+    return answers
+
+
+def check(run: Run, command: list[str]) -> str:
+    """Put one ISA of a driver to the test; return what was done."""
+    vectors = requests()
+    if run.usable is not None:
+        answer = ask(command, ["usable"])
+        if answer != [str(int(run.usable))]:
+            raise Failure(f"dispatch says that it is {'not ' * run.usable}usable here")
+        if not run.usable:
+            return "dispatch refuses it"
+    *answers, parity = ask(command, [request for request, _ in vectors] + ["parity"])
+    wrong = [
+        request
+        for (request, sha256), answer in zip(vectors, answers, strict=True)
+        if not is_digest(answer, sha256)
+    ]
+    if wrong:
+        raise Failure(f"{len(wrong)} of {len(vectors)} vectors differ, the first: {wrong[0]}")
+    return f"{len(vectors)} vectors, parity of {parity.removeprefix('ok ')} calls"
+
+
+def place(build: Build, run: Run) -> str:
+    """Say what runs where."""
+    version = call([build.compiler, "--version"]).stdout.splitlines()[0].split()[-1]
+    where = f"{build.emulator} -cpu {run.cpu}" if build.emulator else ""
+    return ", ".join(filter(None, (f"{build.compiler} {version}", build.what, where)))
+
+
+def report(isa: str, state: str, text: str) -> None:
+    print(f"{isa:9} {state:8} {text}", flush=True)
+
+
+def do_build(build: Build, isas: list[str], src: Path) -> dict[str, set[str]]:
+    """Build, run and report; return the ISAs that failed and those that could not run."""
+    runs = [run for run in build.runs if run.isa in isas]
+    outcome: dict[str, set[str]] = {"failed": set(), "missing": set()}
+    with tempfile.TemporaryDirectory(prefix="fastdrop-") as name:
+        folder = Path(name)
+        if not is_available(build, folder):
+            for isa in dict.fromkeys(run.isa for run in runs):
+                what = ", ".join(filter(None, (build.compiler, build.what, build.emulator)))
+                report(isa, "NOT RUN", f"{what}: not run: needs {build.packages}")
+                if not build.extra:
+                    outcome["missing"].add(isa)
+            return outcome
+        begin = time.monotonic()
+        try:
+            driver, broken = compile_driver(build, src, folder), None
+        except Failure as failure:
+            driver, broken = None, failure
+        for run in runs:
+            command = [str(driver), run.isa]
+            if build.emulator:
+                command = [emulator_path(build.emulator), "-cpu", run.cpu, *command]
+            try:
+                if broken:
+                    raise broken
+                if not build.emulator and run.usable and ask(command, ["usable"]) == ["0"]:
+                    report(run.isa, "-", f"{place(build, run)}: not on this processor")
+                    continue
+                done = check(run, command)
+            except Failure as failure:
+                outcome["failed"].add(run.isa)
+                report(run.isa, "FAILED", f"{place(build, run)}: {failure}")
+            else:
+                seconds = time.monotonic() - begin
+                report(run.isa, "ok", f"{place(build, run)}: {done} ({seconds:.0f} s)")
+            begin = time.monotonic()
+    return outcome
+
+
+def isa_name(word: str) -> str:
+    if word not in ISAS:
+        raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(ISAS)}")
+    return word
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "isa", nargs="*", type=isa_name, help=f"{', '.join(ISAS)}; default: all that can run here"
+    )
+    parser.add_argument("--src", type=Path, default=ROOT / "src", help="other sources to test")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="builds at a time")
+    args = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # an emulator would leave them here
+    isas = args.isa or list(ISAS)
+    builds = [build for build in BUILDS if any(run.isa in isas for run in build.runs)]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        outcomes = list(pool.map(lambda build: do_build(build, isas, args.src.resolve()), builds))
+    failed = set().union(*(o["failed"] for o in outcomes))
+    missing = set().union(*(o["missing"] for o in outcomes))
+    if failed:
+        print("FAILED:", *sorted(failed))
+        return 1
+    if missing:
+        print("NOT RUN for lack of a compiler or an emulator:", *sorted(missing))
+    return 2 if missing & set(args.isa) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
