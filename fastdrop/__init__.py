@@ -18,7 +18,17 @@ from fastdrop.config import (
     show_config,
     version,
 )
-from fastdrop.functional import dropout
+from fastdrop.functional import (
+    alpha_dropout,
+    drop_path,
+    dropout,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    embedding_dropout,
+    feature_alpha_dropout,
+    locked_dropout,
+)
 from fastdrop.generator import Generator, seed
 from fastdrop.mask import Mask
 
@@ -27,10 +37,18 @@ __version__ = version()
 __all__ = [
     "Generator",
     "Mask",
+    "alpha_dropout",
     "available_isas",
+    "drop_path",
     "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "embedding_dropout",
+    "feature_alpha_dropout",
     "get_isa",
     "get_num_threads",
+    "locked_dropout",
     "nn",
     "seed",
     "set_isa",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -24,7 +25,17 @@ from fastdrop.mask import (
     strides_of,
 )
 
-__all__ = ["dropout"]
+__all__ = [
+    "alpha_dropout",
+    "drop_path",
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "embedding_dropout",
+    "feature_alpha_dropout",
+    "locked_dropout",
+]
 
 Array = NDArray[Any]
 Mode = Literal["upscale_in_train", "downscale_in_infer"]
@@ -186,37 +197,665 @@ def dropout(
             y, x, rng._take, threshold, scale, None, parallel.PARALLEL_FROM_BYTES
         )
         if taken is not None:
-            return (y, Mask._flat(*taken, p, scale, x.shape)) if return_mask else y
+            if not return_mask:
+                return y
+            strides = strides_of(x.shape)
+            return y, Mask._checked(*taken, p, (scale, 0.0, 0.0), x.shape, strides)
 
     p = check_p(p)
     check_mode(mode)
+    upscale = mode == "upscale_in_train"
+    y, mask = _dropout(
+        x,
+        p,
+        training,
+        rng,
+        lambda shape: strides_of(shape, noise_shape),
+        (scale_of(p) if upscale else 1.0, 0.0, 0.0),
+        out,
+        infer_scale=None if upscale else 1.0 - p,
+    )
+    return (y, mask) if return_mask else y
+
+
+def _dropout(
+    x: ArrayLike,
+    p: float,
+    training: bool,
+    rng: Any,
+    strides: Callable[[tuple[int, ...]], tuple[int, ...]],
+    values: tuple[float, float, float],
+    out: Array | None,
+    infer_scale: float | None = None,
+    name: str = "x",
+) -> tuple[Array, Mask]:
+    """Apply any member of the family: `strides` shares decisions, `values` are a Mask's.
+
+    In inference the result is x itself, or scaled where `infer_scale` is given.
+    """
     source = generator.check_rng(rng)
-    array, dtype = as_input(x, "x")
-    strides = strides_of(array.shape, noise_shape)
+    array, dtype = as_input(x, name)
+    steps = strides(array.shape)
     if not training:
-        y, mask = _infer(x, array, p, mode, out)
-        return (y, mask) if return_mask else y
+        if infer_scale is not None or out is not None:
+            mask = identity(array.shape, 1.0 if infer_scale is None else infer_scale)
+            return mask.apply(array, out), mask
+        return (x if isinstance(x, np.ndarray) else array), identity(array.shape)
 
     array, target = pair(array, out)
-    scale = scale_of(p) if mode == "upscale_in_train" else 1.0
     seed, position = generator.take(source)
     recipe = seed, position, drop_threshold(p)
-    run(target, array, dtype, recipe, (scale,), (0, array.shape, strides))
+    used = values if values[1] or values[2] else values[:1]
+    run(target, array, dtype, recipe, used, (0, array.shape, steps))
     y = finish(target, out)
-    if not return_mask:
-        return y
-    return y, Mask(seed, position, y.shape, p, noise_shape=noise_shape, scale=scale)
+    return y, Mask._checked(seed, position, p, values, y.shape, steps)
+
+
+def dropout1d(
+    x: ArrayLike,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    rng: Any = None,
+    data_format: str = "channels_first",
+    out: Array | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Drop whole channels of sequences.
+
+    Parameters
+    ----------
+    x : array_like
+        Shape (C, L) or (N, C, L).
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``.
+    training : bool, optional
+        Whether to drop; if False the result is x itself, see `dropout`.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        Where the mask comes from, see `dropout`.
+    data_format : {"channels_first", "channels_last"}, optional
+        Where the channels are; "channels_last" as in Keras.
+    out : ndarray, optional
+        Where to put the result, see `dropout`.
+    return_mask : bool, optional
+        Whether to return the `Mask` too.
+
+    Returns
+    -------
+    y : ndarray
+        Of x's shape and dtype.
+    mask : Mask
+        Only with ``return_mask=True``.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As `dropout`; ValueError also where x has another number of axes.
+
+    Notes
+    -----
+    PyTorch's ``dropout1d``; with ``channels_last`` Keras' ``SpatialDropout1D``.
+
+    **Compatibility guarantee.** As for `dropout`.
+
+    References
+    ----------
+    .. [1] J. Tompson, R. Goroshin, A. Jain, Y. LeCun and C. Bregler, "Efficient object localization
+       using convolutional networks", CVPR 2015.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.dropout1d(np.ones((3, 2)), 0.5, rng=0)
+    array([[2., 2.],
+           [0., 0.],
+           [2., 2.]])
+    """
+    y, mask = _channels("dropout1d", 1, x, p, training, rng, data_format, out)
+    return (y, mask) if return_mask else y
+
+
+def dropout2d(
+    x: ArrayLike,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    rng: Any = None,
+    data_format: str = "channels_first",
+    out: Array | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Drop whole channels of images.
+
+    Parameters
+    ----------
+    x : array_like
+        Shape (N, C, H, W), or (N, C, L), as in PyTorch. An image without a batch axis is
+        ``x[None]``.
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``.
+    training : bool, optional
+        Whether to drop; if False the result is x itself, see `dropout`.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        Where the mask comes from, see `dropout`.
+    data_format : {"channels_first", "channels_last"}, optional
+        Where the channels are; "channels_last" as in Keras.
+    out : ndarray, optional
+        Where to put the result, see `dropout`.
+    return_mask : bool, optional
+        Whether to return the `Mask` too.
+
+    Returns
+    -------
+    y : ndarray
+        Of x's shape and dtype.
+    mask : Mask
+        Only with ``return_mask=True``.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As `dropout`; ValueError also where x has another number of axes.
+
+    Notes
+    -----
+    PyTorch's ``dropout2d``; with ``channels_last`` Keras' ``SpatialDropout2D``. Three axes are
+    a batch of sequences, not an image: PyTorch takes them so, with a warning; here too.
+
+    **Compatibility guarantee.** As for `dropout`.
+
+    References
+    ----------
+    .. [1] J. Tompson, R. Goroshin, A. Jain, Y. LeCun and C. Bregler, "Efficient object localization
+       using convolutional networks", CVPR 2015.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.dropout2d(np.ones((1, 3, 1, 2)), 0.5, rng=0)
+    array([[[[2., 2.]],
+    <BLANKLINE>
+            [[0., 0.]],
+    <BLANKLINE>
+            [[2., 2.]]]])
+    """
+    y, mask = _channels("dropout2d", 2, x, p, training, rng, data_format, out)
+    return (y, mask) if return_mask else y
+
+
+def dropout3d(
+    x: ArrayLike,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    rng: Any = None,
+    data_format: str = "channels_first",
+    out: Array | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Drop whole channels of volumes.
+
+    Parameters
+    ----------
+    x : array_like
+        Shape (C, D, H, W) or (N, C, D, H, W).
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``.
+    training : bool, optional
+        Whether to drop; if False the result is x itself, see `dropout`.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        Where the mask comes from, see `dropout`.
+    data_format : {"channels_first", "channels_last"}, optional
+        Where the channels are; "channels_last" as in Keras.
+    out : ndarray, optional
+        Where to put the result, see `dropout`.
+    return_mask : bool, optional
+        Whether to return the `Mask` too.
+
+    Returns
+    -------
+    y : ndarray
+        Of x's shape and dtype.
+    mask : Mask
+        Only with ``return_mask=True``.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As `dropout`; ValueError also where x has another number of axes.
+
+    Notes
+    -----
+    PyTorch's ``dropout3d``; with ``channels_last`` Keras' ``SpatialDropout3D``.
+
+    **Compatibility guarantee.** As for `dropout`.
+
+    References
+    ----------
+    .. [1] J. Tompson, R. Goroshin, A. Jain, Y. LeCun and C. Bregler, "Efficient object localization
+       using convolutional networks", CVPR 2015.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.dropout3d(np.ones((3, 1, 1, 2)), 0.5, rng=0).ravel()
+    array([2., 2., 0., 0., 2., 2.])
+    """
+    y, mask = _channels("dropout3d", 3, x, p, training, rng, data_format, out)
+    return (y, mask) if return_mask else y
+
+
+def alpha_dropout(
+    x: ArrayLike,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    rng: Any = None,
+    out: Array | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Drop to SELU's negative saturation, keeping mean 0 and variance 1.
+
+    Parameters
+    ----------
+    x : array_like
+        Of any shape.
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``.
+    training : bool, optional
+        Whether to drop; if False the result is x itself, see `dropout`.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        Where the mask comes from, see `dropout`.
+    out : ndarray, optional
+        Where to put the result, see `dropout`.
+    return_mask : bool, optional
+        Whether to return the `Mask` too.
+
+    Returns
+    -------
+    y : ndarray
+        Of x's shape and dtype.
+    mask : Mask
+        Only with ``return_mask=True``.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As `dropout`.
+
+    Notes
+    -----
+    With ``alpha' = -1.7580993408473766`` and ``q = 1 - p``: a kept element becomes ``a * x + b``, a
+    dropped one ``a * alpha' + b``, where ``a = (q + alpha'**2 * q * p) ** -0.5`` and
+    ``b = -a * p * alpha'``. All are zero at ``p=1``. `Mask.backward` is exact: ``a`` or 0.
+
+    **Compatibility guarantee.** As for `dropout`.
+
+    References
+    ----------
+    .. [1] G. Klambauer, T. Unterthiner, A. Mayr and S. Hochreiter, "Self-normalizing neural
+       networks", NIPS 2017.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> x = np.random.default_rng(0).standard_normal(100_000)
+    >>> y = fd.alpha_dropout(x, 0.2, rng=0)
+    >>> bool(abs(y.mean()) < 0.01 and abs(y.std() - 1) < 0.01)
+    True
+    """
+    p = check_p(p)
+    y, mask = _dropout(x, p, training, rng, strides_of, _alpha_values(p), out)
+    return (y, mask) if return_mask else y
+
+
+def feature_alpha_dropout(
+    x: ArrayLike,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    rng: Any = None,
+    out: Array | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Alpha dropout of whole channels.
+
+    Parameters
+    ----------
+    x : array_like
+        Shape (N, C, ...), at least two axes.
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``.
+    training : bool, optional
+        Whether to drop; if False the result is x itself, see `dropout`.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        Where the mask comes from, see `dropout`.
+    out : ndarray, optional
+        Where to put the result, see `dropout`.
+    return_mask : bool, optional
+        Whether to return the `Mask` too.
+
+    Returns
+    -------
+    y : ndarray
+        Of x's shape and dtype.
+    mask : Mask
+        Only with ``return_mask=True``.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As `dropout`; ValueError also where x has fewer axes.
+
+    Notes
+    -----
+    As `alpha_dropout` [1]_, with one decision for each channel of each example.
+
+    **Compatibility guarantee.** As for `dropout`.
+
+    References
+    ----------
+    .. [1] G. Klambauer, T. Unterthiner, A. Mayr and S. Hochreiter, "Self-normalizing neural
+       networks", NIPS 2017.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> y = fd.feature_alpha_dropout(np.ones((2, 3, 4)), 0.5, rng=0)
+    >>> bool((y == y[..., :1]).all())
+    True
+    """
+    p = check_p(p)
+    y, mask = _dropout(x, p, training, rng, _feature_strides, _alpha_values(p), out)
+    return (y, mask) if return_mask else y
+
+
+def drop_path(
+    x: ArrayLike,
+    p: float = 0.0,
+    *,
+    training: bool = True,
+    rng: Any = None,
+    scale_by_keep: bool = True,
+    out: Array | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Drop whole examples: stochastic depth, for the branch of a residual block.
+
+    Parameters
+    ----------
+    x : array_like
+        Shape (N, ...), at least one axis.
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``.
+    training : bool, optional
+        Whether to drop; if False the result is x itself, see `dropout`.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        Where the mask comes from, see `dropout`.
+    scale_by_keep : bool, optional
+        Whether to multiply what is kept by ``1/(1-p)``.
+    out : ndarray, optional
+        Where to put the result, see `dropout`.
+    return_mask : bool, optional
+        Whether to return the `Mask` too.
+
+    Returns
+    -------
+    y : ndarray
+        Of x's shape and dtype.
+    mask : Mask
+        Only with ``return_mask=True``.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As `dropout`; ValueError also where x is 0-d.
+
+    Notes
+    -----
+    timm's ``drop_path``, its defaults included.
+
+    **Compatibility guarantee.** As for `dropout`.
+
+    References
+    ----------
+    .. [1] G. Huang, Y. Sun, Z. Liu, D. Sedra and K. Weinberger, "Deep networks with stochastic
+       depth", ECCV 2016.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.drop_path(np.ones((4, 2)), 0.5, rng=0)
+    array([[2., 2.],
+           [0., 0.],
+           [2., 2.],
+           [0., 0.]])
+    """
+    p = check_p(p)
+    scale = scale_of(p) if scale_by_keep else 1.0
+    y, mask = _dropout(x, p, training, rng, _example_strides, (scale, 0.0, 0.0), out)
+    return (y, mask) if return_mask else y
+
+
+def locked_dropout(
+    x: ArrayLike,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    rng: Any = None,
+    time_axis: int = 0,
+    out: Array | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Drop the same elements at every time step of a sequence.
+
+    Parameters
+    ----------
+    x : array_like
+        A sequence, by default of shape (T, B, F).
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``.
+    training : bool, optional
+        Whether to drop; if False the result is x itself, see `dropout`.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        Where the mask comes from, see `dropout`.
+    time_axis : int, optional
+        The axis along which decisions are shared; 1 for (B, T, F).
+    out : ndarray, optional
+        Where to put the result, see `dropout`.
+    return_mask : bool, optional
+        Whether to return the `Mask` too.
+
+    Returns
+    -------
+    y : ndarray
+        Of x's shape and dtype.
+    mask : Mask
+        Only with ``return_mask=True``.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As `dropout`; ValueError also where x lacks the time axis.
+
+    Notes
+    -----
+    AWD-LSTM's ``LockedDropout``, variational dropout of inputs and outputs [1]_.
+
+    **Compatibility guarantee.** As for `dropout`.
+
+    References
+    ----------
+    .. [1] Y. Gal and Z. Ghahramani, "A theoretically grounded application of dropout in recurrent
+       neural networks", NIPS 2016.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.locked_dropout(np.ones((2, 1, 4)), 0.5, rng=0)
+    array([[[2., 0., 2., 0.]],
+    <BLANKLINE>
+           [[2., 0., 2., 0.]]])
+    """
+    p = check_p(p)
+    y, mask = _dropout(
+        x, p, training, rng, lambda s: _locked_strides(s, time_axis), (scale_of(p), 0.0, 0.0), out
+    )
+    return (y, mask) if return_mask else y
+
+
+def embedding_dropout(
+    weight: ArrayLike,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    rng: Any = None,
+    out: Array | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Drop whole rows of an embedding matrix, that is whole word types.
+
+    Parameters
+    ----------
+    weight : array_like
+        The embedding, shape (V, D): not the indices of words.
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``.
+    training : bool, optional
+        Whether to drop; if False the result is x itself, see `dropout`.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        Where the mask comes from, see `dropout`.
+    out : ndarray, optional
+        Where to put the result, see `dropout`.
+    return_mask : bool, optional
+        Whether to return the `Mask` too.
+
+    Returns
+    -------
+    y : ndarray
+        Of x's shape and dtype.
+    mask : Mask
+        Only with ``return_mask=True``.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As `dropout`; ValueError also where weight has not two axes.
+
+    Notes
+    -----
+    A dropped word is dropped wherever it occurs in the batch [1]_, as in AWD-LSTM.
+
+    **Compatibility guarantee.** As for `dropout`.
+
+    References
+    ----------
+    .. [1] Y. Gal and Z. Ghahramani, "A theoretically grounded application of dropout in recurrent
+       neural networks", NIPS 2016.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.embedding_dropout(np.ones((3, 2)), 0.5, rng=0)
+    array([[2., 2.],
+           [0., 0.],
+           [2., 2.]])
+    """
+    p = check_p(p)
+    values = scale_of(p), 0.0, 0.0
+    y, mask = _dropout(weight, p, training, rng, _row_strides, values, out, name="weight")
+    return (y, mask) if return_mask else y
+
+
+# ---- which axes share their decisions ------------------------------------------------------------
+
+
+def _channels(
+    name: str,
+    spatial: int,
+    x: ArrayLike,
+    p: float,
+    training: bool,
+    rng: Any,
+    data_format: str,
+    out: Array | None,
+) -> tuple[Array, Mask]:
+    """Drop channels of an array with `spatial` axes, by PyTorch's rules on its rank."""
+    if data_format not in ("channels_first", "channels_last"):
+        raise ValueError(
+            f"data_format={data_format!r} is unknown; it must be channels_first or channels_last"
+        )
+    p = check_p(p)
+    batched = spatial + 2
+    ranks = (batched - 1, batched)
+
+    def strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+        n = len(shape)
+        if n not in ranks:
+            raise ValueError(
+                f"{name}: x has shape {shape}, {n} axes; it must have {ranks[0]} or {ranks[1]}"
+            )
+        has_batch = n == batched or spatial == 2
+        if spatial == 2 and n == 3:
+            warnings.warn(
+                f"{name}: x of shape {shape} is taken as a batch of sequences, not as an image; "
+                "give x[None] for that, or use dropout1d",
+                UserWarning,
+                stacklevel=5,
+            )
+        noise = [1] * n
+        channel = n - 1 if data_format == "channels_last" else int(has_batch)
+        noise[channel] = shape[channel]
+        if has_batch:
+            noise[0] = shape[0]
+        return strides_of(shape, noise)
+
+    return _dropout(x, p, training, rng, strides, (scale_of(p), 0.0, 0.0), out)
+
+
+def _feature_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) < 2:
+        raise ValueError(f"x has shape {shape}; it must be (N, C, ...), at least two axes")
+    return strides_of(shape, (*shape[:2], *(1,) * (len(shape) - 2)))
+
+
+def _example_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if not shape:
+        raise ValueError("x is 0-d; it must be (N, ...), at least one axis")
+    return strides_of(shape, (shape[0], *(1,) * (len(shape) - 1)))
+
+
+def _row_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) != 2:
+        raise ValueError(f"weight has shape {shape}; it must be (V, D), one row a word")
+    return strides_of(shape, (shape[0], 1))
+
+
+def _locked_strides(shape: tuple[int, ...], time_axis: int) -> tuple[int, ...]:
+    if not -len(shape) <= time_axis < len(shape):
+        raise ValueError(f"time_axis={time_axis} is none of the axes of x, whose shape is {shape}")
+    noise = list(shape)
+    noise[time_axis] = 1
+    return strides_of(shape, noise)
+
+
+# ---- constants of alpha dropout ------------------------------------------------------------------
+
+# -scale * alpha of SELU (Klambauer et al. 2017): what it tends to for very negative inputs
+_SELU_SATURATION = -1.7580993408473766
+
+
+def _alpha_values(p: float) -> tuple[float, float, float]:
+    """Scale, shift and fill that keep mean 0 and variance 1; zeros where nothing is kept."""
+    q = 1.0 - p
+    if q == 0.0:
+        return 0.0, 0.0, 0.0
+    a = (q + _SELU_SATURATION**2 * q * p) ** -0.5
+    b = -a * p * _SELU_SATURATION
+    return a, b, a * _SELU_SATURATION + b
 
 
 def check_mode(mode: Any) -> None:
     """Raise ValueError unless the mode is known."""
     if mode not in MODES:
         raise ValueError(f"mode={mode!r} is unknown; it must be one of {', '.join(MODES)}")
-
-
-def _infer(x: Any, array: Array, p: float, mode: str, out: Array | None) -> tuple[Array, Mask]:
-    """Inference: nothing is dropped; x itself where nothing is scaled either."""
-    mask = identity(array.shape, 1.0 if mode == "upscale_in_train" else 1.0 - p)
-    if out is None and mode == "upscale_in_train":
-        return (x if isinstance(x, np.ndarray) else array), mask
-    return mask.apply(array, out), mask

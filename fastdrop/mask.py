@@ -43,6 +43,10 @@ class Mask:
         (None means that). At most ``2**58`` decisions.
     scale : float, optional
         What kept elements are multiplied by; ``1/(1-p)`` unless given.
+    shift : float, optional
+        What is then added to kept elements.
+    fill : float, optional
+        What dropped elements become.
 
     Raises
     ------
@@ -70,12 +74,24 @@ class Mask:
            [ True,  True]])
     """
 
-    __slots__ = ("_first", "_p", "_position", "_scale", "_seed", "_shape", "_strides")
+    __slots__ = (
+        "_fill",
+        "_first",
+        "_p",
+        "_position",
+        "_scale",
+        "_seed",
+        "_shape",
+        "_shift",
+        "_strides",
+    )
 
     _seed: int
     _position: int
     _p: float
     _scale: float
+    _shift: float
+    _fill: float
     _shape: tuple[int, ...]
     _first: int  # index of the first element's decision
     _strides: tuple[int, ...]  # steps of that index along each axis; 0: shared
@@ -89,34 +105,49 @@ class Mask:
         *,
         noise_shape: int | Sequence[int | None] | None = None,
         scale: float | None = None,
+        shift: float = 0.0,
+        fill: float = 0.0,
     ) -> None:
         p = check_p(p)
         shape = _as_shape(shape)
         if scale is None:
             scale = scale_of(p)
         strides = strides_of(shape, noise_shape)
-        self._set(_as_word(seed, "seed"), _as_word(position, "position"), p, float(scale), shape)
-        _put(self, "_first", 0)
-        _put(self, "_strides", strides)
+        seed, position = _as_word(seed, "seed"), _as_word(position, "position")
+        self._set(seed, position, p, (float(scale), float(shift), float(fill)), shape, strides)
 
     def _set(
-        self, seed: int, position: int, p: float, scale: float, shape: tuple[int, ...]
+        self,
+        seed: int,
+        position: int,
+        p: float,
+        values: tuple[float, float, float],
+        shape: tuple[int, ...],
+        strides: tuple[int, ...],
     ) -> None:
         _put(self, "_seed", seed)
         _put(self, "_position", position)
         _put(self, "_p", p)
-        _put(self, "_scale", scale)
+        _put(self, "_scale", values[0])
+        _put(self, "_shift", values[1])
+        _put(self, "_fill", values[2])
         _put(self, "_shape", shape)
+        _put(self, "_first", 0)
+        _put(self, "_strides", strides)
 
     @classmethod
-    def _flat(
-        cls, seed: int, position: int, p: float, scale: float, shape: tuple[int, ...]
+    def _checked(
+        cls,
+        seed: int,
+        position: int,
+        p: float,
+        values: tuple[float, float, float],
+        shape: tuple[int, ...],
+        strides: tuple[int, ...],
     ) -> Mask:
-        """Return the mask of a whole array, of arguments that were checked."""
+        """Return a mask of arguments that were checked."""
         mask = object.__new__(cls)
-        mask._set(seed, position, p, scale, shape)
-        _put(mask, "_first", 0)
-        _put(mask, "_strides", strides_of(shape))
+        mask._set(seed, position, p, values, shape, strides)
         return mask
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -156,6 +187,16 @@ class Mask:
         return self._scale
 
     @property
+    def shift(self) -> float:
+        """What is added to kept elements, after scaling; 0 in plain dropout."""
+        return self._shift
+
+    @property
+    def fill(self) -> float:
+        """What dropped elements become; 0 in plain dropout."""
+        return self._fill
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the arrays that the mask applies to."""
         return self._shape
@@ -175,7 +216,7 @@ class Mask:
         return self._first, self._shape, self._strides
 
     def apply(self, x: ArrayLike, out: Array | None = None) -> Array:
-        """Multiply kept elements by the scale and set dropped ones to +0.0.
+        """Scale (and shift) kept elements and set dropped ones to +0.0 (or to the fill).
 
         Parameters
         ----------
@@ -200,10 +241,12 @@ class Mask:
         >>> fd.Generator(0).mask(8, 0.5).apply(np.arange(8.0))
         array([ 0.,  0.,  4.,  0.,  8.,  0., 12., 14.])
         """
-        return self._apply(x, out, "x")
+        if self._shift == 0.0 and self._fill == 0.0:
+            return self._apply(x, out, "x", (self._scale,))
+        return self._apply(x, out, "x", (self._scale, self._shift, self._fill))
 
     def backward(self, grad: ArrayLike, out: Array | None = None) -> Array:
-        """Gradient of `apply`: the same linear map, on the same regenerated decisions.
+        """Gradient of `apply`: scale or +0.0, by the same decisions, regenerated.
 
         Parameters
         ----------
@@ -222,11 +265,14 @@ class Mask:
         TypeError, ValueError
             As `apply`.
         """
-        return self._apply(grad, out, "grad")
+        return self._apply(grad, out, "grad", (self._scale,))
 
-    def _apply(self, x: ArrayLike, out: Array | None, name: str) -> Array:
+    def _apply(
+        self, x: ArrayLike, out: Array | None, name: str, values: tuple[float, ...]
+    ) -> Array:
         if (  # the usual call, in one step
-            type(x) is np.ndarray
+            len(values) == 1
+            and type(x) is np.ndarray
             and x.shape == self._shape
             and (out is None or type(out) is np.ndarray)
         ):
@@ -239,7 +285,7 @@ class Mask:
         if source.shape != self._shape:
             raise ValueError(f"{name} has shape {source.shape}; the mask is for {self._shape}")
         source, target = pair(source, out)
-        run(target, source, dtype, self._recipe, (self._scale,), self._window)
+        run(target, source, dtype, self._recipe, values, self._window)
         return finish(target, out)
 
     def keep(self) -> NDArray[np.bool_]:
@@ -325,6 +371,8 @@ class Mask:
             "position": self._position,
             "p": self._p,
             "scale": self._scale,
+            "shift": self._shift,
+            "fill": self._fill,
             "first": self._first,
             "shape": list(self._shape),
             "strides": list(self._strides),
@@ -361,12 +409,14 @@ class Mask:
             raise ValueError(
                 f"the mask has stream {d.get('stream')!r}; this version of fastdrop knows {STREAM}"
             )
-        missing = {"seed", "position", "p", "scale", "first", "shape", "strides"} - d.keys()
+        keys = {"seed", "position", "p", "scale", "shift", "fill", "first", "shape", "strides"}
+        missing = keys - d.keys()
         if missing:
             raise ValueError(f"the mask lacks {sorted(missing)}")
         shape = _as_shape(d["shape"])
         shared = (1,) * len(shape)
-        mask = cls(d["seed"], d["position"], shape, d["p"], noise_shape=shared, scale=d["scale"])
+        values = {name: float(d[name]) for name in ("scale", "shift", "fill")}
+        mask = cls(d["seed"], d["position"], shape, d["p"], noise_shape=shared, **values)
         first = _as_word(d["first"], "first")
         strides = tuple(_as_word(s, "strides") for s in d["strides"])
         if len(strides) != len(mask._shape):
@@ -385,8 +435,7 @@ class Mask:
         return hash(tuple(getattr(self, slot) for slot in Mask.__slots__))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        recipe = STREAM, self._seed, self._position, self._p, self._scale
-        return _unpickle, (*recipe, self._first, self._shape, self._strides)
+        return _unpickle, tuple(self.to_dict().values())
 
     def __repr__(self) -> str:
         text = (
@@ -398,34 +447,17 @@ class Mask:
             text += f", first={self._first}"
         if self._scale != scale_of(self._p):
             text += f", scale={self._scale}"
+        if self._shift or self._fill:
+            text += f", shift={self._shift}, fill={self._fill}"
         return text + ")"
 
 
 _put = object.__setattr__
 
 
-def _unpickle(
-    stream: int,
-    seed: int,
-    position: int,
-    p: float,
-    scale: float,
-    first: int,
-    shape: tuple[int, ...],
-    strides: tuple[int, ...],
-) -> Mask:
-    return Mask.from_dict(
-        {
-            "stream": stream,
-            "seed": seed,
-            "position": position,
-            "p": p,
-            "scale": scale,
-            "first": first,
-            "shape": shape,
-            "strides": strides,
-        }
-    )
+def _unpickle(*values: Any) -> Mask:
+    names = "stream", "seed", "position", "p", "scale", "shift", "fill", "first", "shape", "strides"
+    return Mask.from_dict(dict(zip(names, values, strict=True)))
 
 
 def identity(shape: tuple[int, ...], scale: float = 1.0) -> Mask:

@@ -12,90 +12,26 @@ from fastdrop.config import STREAM
 from fastdrop.generator import Generator, check_rng
 from fastdrop.mask import Mask, check_p
 
-__all__ = ["Dropout"]
+__all__ = [
+    "AlphaDropout",
+    "DropPath",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+    "EmbeddingDropout",
+    "FeatureAlphaDropout",
+    "LockedDropout",
+]
 
 Array = NDArray[Any]
 
 
-class Dropout:
-    """Dropout layer: drops in training, passes its input on in evaluation.
+class _Layer:
+    """What all layers have: the rate, the generator, the mask of the last pass, the state."""
 
-    Parameters
-    ----------
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``. May be set at any time, for a schedule.
-    noise_shape : int or sequence of (int or None), optional
-        Shape of the decisions, see `dropout`.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        Turned into a generator once, here: an int, a ``SeedSequence`` or a
-        ``numpy.random.Generator`` gives one that the layer owns; a `Generator` is shared with
-        whoever else uses it; None looks the process's default generator up at each call. Two layers
-        given the same int drop the same elements: pass one `Generator` to all layers of a model.
-    mode : {"upscale_in_train", "downscale_in_infer"}, optional
-        See `dropout`.
-
-    Attributes
-    ----------
-    p : float
-        Probability of dropping.
-    training : bool
-        Whether the layer drops; see `train` and `eval`.
-    mask : Mask or None
-        Recipe of the last forward pass, in evaluation the one that keeps everything.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `dropout` for p, rng and mode.
-
-    See Also
-    --------
-    fastdrop.dropout : the function.
-
-    Notes
-    -----
-    Every `forward` replaces `mask`; `backward` uses it and may be called any number of times. A
-    layer is for one training thread; a `Generator` may be shared by many.
-
-    **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
-
-    References
-    ----------
-    .. [1] N. Srivastava, G. Hinton, A. Krizhevsky, I. Sutskever and R. Salakhutdinov, "Dropout: a
-       simple way to prevent neural networks from overfitting", JMLR 15 (2014) 1929-1958.
-
-    Examples
-    --------
-    A layer used several times before backward (shared weights, time steps): keep each call's mask.
-
-    >>> import numpy as np, fastdrop as fd
-    >>> layer = fd.nn.Dropout(0.5, rng=fd.Generator(0))
-    >>> steps = [layer(np.ones(4), return_mask=True) for _ in range(2)]
-    >>> [layer.backward(np.ones(4), mask=mask) for _, mask in reversed(steps)]
-    [array([2., 0., 0., 0.]), array([2., 0., 2., 0.])]
-
-    Used once:
-
-    >>> y = layer(np.ones(4))
-    >>> dx = layer.backward(np.ones(4))
-    >>> bool((dx == y).all())
-    True
-    >>> layer.eval()(np.ones(4))
-    array([1., 1., 1., 1.])
-    """
-
-    def __init__(
-        self,
-        p: float = 0.5,
-        *,
-        noise_shape: int | Sequence[int | None] | None = None,
-        rng: Any = None,
-        mode: str = "upscale_in_train",
-    ) -> None:
-        functional.check_mode(mode)
+    def __init__(self, p: float, rng: Any) -> None:
         self.p = p
-        self.noise_shape = noise_shape
-        self.mode = mode
         self.training = True
         self.mask: Mask | None = None
         self._rng: Generator | None = None
@@ -103,6 +39,14 @@ class Dropout:
         if rng is not None:
             source = check_rng(rng)
             self._rng = source if isinstance(source, Generator) else Generator(source)
+
+    def _drop(self, x: ArrayLike, out: Array | None) -> tuple[Array, Mask]:
+        """Apply the layer's function, in training or not."""
+        raise TypeError(f"{type(self).__name__} is no layer by itself")
+
+    def _settings(self) -> list[str]:
+        """Return the arguments beside p that repr shows."""
+        return []
 
     @property
     def p(self) -> float:
@@ -138,25 +82,16 @@ class Dropout:
         Returns
         -------
         y : ndarray
-            Of x's shape and dtype. In evaluation x itself, unless `mode` scales it there.
+            Of x's shape and dtype. In evaluation x itself, unless the layer scales it there.
         mask : Mask
             Only with ``return_mask=True``.
 
         Raises
         ------
         TypeError, ValueError, OverflowError
-            As `dropout`. The layer is then as it was.
+            As the function of the layer. The layer is then as it was.
         """
-        y, self.mask = functional.dropout(
-            x,
-            self._p,
-            training=self.training,
-            rng=self._rng,
-            noise_shape=self.noise_shape,
-            mode=self.mode,
-            out=out,
-            return_mask=True,
-        )
+        y, self.mask = self._drop(x, out)
         return (y, self.mask) if return_mask else y
 
     __call__ = forward
@@ -247,9 +182,541 @@ class Dropout:
         self._p = p
 
     def __repr__(self) -> str:
-        text = f"{type(self).__name__}(p={self._p}"
-        if self.noise_shape is not None:
-            text += f", noise_shape={self.noise_shape}"
-        if self.mode != "upscale_in_train":
-            text += f", mode={self.mode!r}"
-        return text + ")"
+        return f"{type(self).__name__}({', '.join([f'p={self._p}', *self._settings()])})"
+
+
+class Dropout(_Layer):
+    """Dropout layer: drops in training, passes its input on in evaluation.
+
+    Parameters
+    ----------
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``. May be set at any time, for a schedule.
+    noise_shape : int or sequence of (int or None), optional
+        Shape of the decisions, see `dropout`.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        Turned into a generator once, here: an int, a ``SeedSequence`` or a
+        ``numpy.random.Generator`` gives one that the layer owns; a `Generator` is shared with
+        whoever else uses it; None looks the process's default generator up at each call. Two layers
+        given the same int drop the same elements: pass one `Generator` to all layers of a model.
+    mode : {"upscale_in_train", "downscale_in_infer"}, optional
+        See `dropout`.
+
+    Attributes
+    ----------
+    p : float
+        Probability of dropping.
+    training : bool
+        Whether the layer drops; see `train` and `eval`.
+    mask : Mask or None
+        Recipe of the last forward pass, in evaluation the one that keeps everything.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `dropout` for p, rng and mode.
+
+    See Also
+    --------
+    fastdrop.dropout : the function.
+
+    Notes
+    -----
+    Every `forward` replaces `mask`; `backward` uses it and may be called any number of times. A
+    layer is for one training thread; a `Generator` may be shared by many.
+
+    **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
+
+    References
+    ----------
+    .. [1] N. Srivastava, G. Hinton, A. Krizhevsky, I. Sutskever and R. Salakhutdinov, "Dropout: a
+       simple way to prevent neural networks from overfitting", JMLR 15 (2014) 1929-1958.
+
+    Examples
+    --------
+    A layer used several times before backward (shared weights, time steps): keep each call's mask.
+
+    >>> import numpy as np, fastdrop as fd
+    >>> layer = fd.nn.Dropout(0.5, rng=fd.Generator(0))
+    >>> steps = [layer(np.ones(4), return_mask=True) for _ in range(2)]
+    >>> [layer.backward(np.ones(4), mask=mask) for _, mask in reversed(steps)]
+    [array([2., 0., 0., 0.]), array([2., 0., 2., 0.])]
+
+    Used once:
+
+    >>> y = layer(np.ones(4))
+    >>> dx = layer.backward(np.ones(4))
+    >>> bool((dx == y).all())
+    True
+    >>> layer.eval()(np.ones(4))
+    array([1., 1., 1., 1.])
+    """
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        *,
+        noise_shape: int | Sequence[int | None] | None = None,
+        rng: Any = None,
+        mode: str = "upscale_in_train",
+    ) -> None:
+        functional.check_mode(mode)
+        super().__init__(p, rng)
+        self.noise_shape = noise_shape
+        self.mode = mode
+
+    def _drop(self, x: ArrayLike, out: Array | None) -> tuple[Array, Mask]:
+        return functional.dropout(
+            x,
+            self._p,
+            training=self.training,
+            rng=self._rng,
+            noise_shape=self.noise_shape,
+            mode=self.mode,
+            out=out,
+            return_mask=True,
+        )
+
+    def _settings(self) -> list[str]:
+        shown = [] if self.noise_shape is None else [f"noise_shape={self.noise_shape}"]
+        return shown + ([] if self.mode == "upscale_in_train" else [f"mode={self.mode!r}"])
+
+
+class Dropout1d(_Layer):
+    """Dropout of whole channels, of sequences.
+
+    Parameters
+    ----------
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
+    data_format : {"channels_first", "channels_last"}, optional
+        Where the channels are.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        As in `Dropout`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `fastdrop.dropout1d`.
+
+    See Also
+    --------
+    fastdrop.dropout1d : the function, with the reference and what it answers to elsewhere.
+    Dropout : the protocol of all layers: `forward`, `backward`, `train`, `eval`, `state_dict`.
+
+    Notes
+    -----
+    Inputs have shape (C, L) or (N, C, L), or with channels last (L, C) or (N, L, C).
+
+    **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> layer = fd.nn.Dropout1d(0.5, rng=0)
+    >>> y = layer(np.ones((2, 3, 4)))
+    >>> layer.mask.noise_shape
+    (2, 3, 1)
+    """
+
+    def __init__(
+        self, p: float = 0.5, *, data_format: str = "channels_first", rng: Any = None
+    ) -> None:
+        super().__init__(p, rng)
+        self.data_format = data_format
+
+    def _drop(self, x: ArrayLike, out: Array | None) -> tuple[Array, Mask]:
+        result: tuple[Array, Mask] = functional.dropout1d(
+            x,
+            self._p,
+            training=self.training,
+            rng=self._rng,
+            data_format=self.data_format,
+            out=out,
+            return_mask=True,
+        )
+        return result
+
+    def _settings(self) -> list[str]:
+        return [] if self.data_format == "channels_first" else [f"data_format={self.data_format!r}"]
+
+
+class Dropout2d(_Layer):
+    """Dropout of whole channels, of images.
+
+    Parameters
+    ----------
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
+    data_format : {"channels_first", "channels_last"}, optional
+        Where the channels are.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        As in `Dropout`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `fastdrop.dropout2d`.
+
+    See Also
+    --------
+    fastdrop.dropout2d : the function, with the reference and what it answers to elsewhere.
+    Dropout : the protocol of all layers: `forward`, `backward`, `train`, `eval`, `state_dict`.
+
+    Notes
+    -----
+    Inputs have shape (N, C, H, W), or (N, C, L); with channels last (N, H, W, C).
+
+    **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> layer = fd.nn.Dropout2d(0.5, rng=0)
+    >>> y = layer(np.ones((2, 3, 4, 4)))
+    >>> layer.mask.noise_shape
+    (2, 3, 1, 1)
+    """
+
+    def __init__(
+        self, p: float = 0.5, *, data_format: str = "channels_first", rng: Any = None
+    ) -> None:
+        super().__init__(p, rng)
+        self.data_format = data_format
+
+    def _drop(self, x: ArrayLike, out: Array | None) -> tuple[Array, Mask]:
+        result: tuple[Array, Mask] = functional.dropout2d(
+            x,
+            self._p,
+            training=self.training,
+            rng=self._rng,
+            data_format=self.data_format,
+            out=out,
+            return_mask=True,
+        )
+        return result
+
+    def _settings(self) -> list[str]:
+        return [] if self.data_format == "channels_first" else [f"data_format={self.data_format!r}"]
+
+
+class Dropout3d(_Layer):
+    """Dropout of whole channels, of volumes.
+
+    Parameters
+    ----------
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
+    data_format : {"channels_first", "channels_last"}, optional
+        Where the channels are.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        As in `Dropout`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `fastdrop.dropout3d`.
+
+    See Also
+    --------
+    fastdrop.dropout3d : the function, with the reference and what it answers to elsewhere.
+    Dropout : the protocol of all layers: `forward`, `backward`, `train`, `eval`, `state_dict`.
+
+    Notes
+    -----
+    Inputs have shape (C, D, H, W) or (N, C, D, H, W); with channels last C comes last.
+
+    **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> layer = fd.nn.Dropout3d(0.5, rng=0)
+    >>> y = layer(np.ones((2, 3, 4, 4, 4)))
+    >>> layer.mask.noise_shape
+    (2, 3, 1, 1, 1)
+    """
+
+    def __init__(
+        self, p: float = 0.5, *, data_format: str = "channels_first", rng: Any = None
+    ) -> None:
+        super().__init__(p, rng)
+        self.data_format = data_format
+
+    def _drop(self, x: ArrayLike, out: Array | None) -> tuple[Array, Mask]:
+        result: tuple[Array, Mask] = functional.dropout3d(
+            x,
+            self._p,
+            training=self.training,
+            rng=self._rng,
+            data_format=self.data_format,
+            out=out,
+            return_mask=True,
+        )
+        return result
+
+    def _settings(self) -> list[str]:
+        return [] if self.data_format == "channels_first" else [f"data_format={self.data_format!r}"]
+
+
+class AlphaDropout(_Layer):
+    """Alpha dropout, for self-normalizing networks: keeps mean 0 and variance 1.
+
+    Parameters
+    ----------
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        As in `Dropout`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `fastdrop.alpha_dropout`.
+
+    See Also
+    --------
+    fastdrop.alpha_dropout : the function, with the reference and what it answers to elsewhere.
+    Dropout : the protocol of all layers: `forward`, `backward`, `train`, `eval`, `state_dict`.
+
+    Notes
+    -----
+    Inputs have any shape. `backward` is exact: scale or 0.
+
+    **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> layer = fd.nn.AlphaDropout(0.1, rng=0)
+    >>> y = layer(np.zeros(1000))
+    >>> len(np.unique(y))
+    2
+    """
+
+    def __init__(self, p: float = 0.5, *, rng: Any = None) -> None:
+        super().__init__(p, rng)
+
+    def _drop(self, x: ArrayLike, out: Array | None) -> tuple[Array, Mask]:
+        result: tuple[Array, Mask] = functional.alpha_dropout(
+            x,
+            self._p,
+            training=self.training,
+            rng=self._rng,
+            out=out,
+            return_mask=True,
+        )
+        return result
+
+
+class FeatureAlphaDropout(_Layer):
+    """Alpha dropout of whole channels.
+
+    Parameters
+    ----------
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        As in `Dropout`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `fastdrop.feature_alpha_dropout`.
+
+    See Also
+    --------
+    fastdrop.feature_alpha_dropout : the function, with the reference.
+    Dropout : the protocol of all layers: `forward`, `backward`, `train`, `eval`, `state_dict`.
+
+    Notes
+    -----
+    Inputs have shape (N, C, ...).
+
+    **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> layer = fd.nn.FeatureAlphaDropout(0.1, rng=0)
+    >>> y = layer(np.zeros((8, 3, 5)))
+    >>> layer.mask.noise_shape
+    (8, 3, 1)
+    """
+
+    def __init__(self, p: float = 0.5, *, rng: Any = None) -> None:
+        super().__init__(p, rng)
+
+    def _drop(self, x: ArrayLike, out: Array | None) -> tuple[Array, Mask]:
+        result: tuple[Array, Mask] = functional.feature_alpha_dropout(
+            x,
+            self._p,
+            training=self.training,
+            rng=self._rng,
+            out=out,
+            return_mask=True,
+        )
+        return result
+
+
+class DropPath(_Layer):
+    """Stochastic depth: drops whole examples of a residual branch.
+
+    Parameters
+    ----------
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
+    scale_by_keep : bool, optional
+        Whether to multiply what is kept by ``1/(1-p)``.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        As in `Dropout`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `fastdrop.drop_path`.
+
+    See Also
+    --------
+    fastdrop.drop_path : the function, with the reference and what it answers to elsewhere.
+    Dropout : the protocol of all layers: `forward`, `backward`, `train`, `eval`, `state_dict`.
+
+    Notes
+    -----
+    Inputs have shape (N, ...).
+
+    **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> layer = fd.nn.DropPath(0.5, rng=0)
+    >>> layer(np.ones((4, 2)))[:, 0]
+    array([2., 0., 2., 0.])
+    """
+
+    def __init__(self, p: float = 0.0, *, scale_by_keep: bool = True, rng: Any = None) -> None:
+        super().__init__(p, rng)
+        self.scale_by_keep = scale_by_keep
+
+    def _drop(self, x: ArrayLike, out: Array | None) -> tuple[Array, Mask]:
+        result: tuple[Array, Mask] = functional.drop_path(
+            x,
+            self._p,
+            training=self.training,
+            rng=self._rng,
+            scale_by_keep=self.scale_by_keep,
+            out=out,
+            return_mask=True,
+        )
+        return result
+
+    def _settings(self) -> list[str]:
+        return [] if self.scale_by_keep else [f"scale_by_keep={self.scale_by_keep!r}"]
+
+
+class LockedDropout(_Layer):
+    """One mask for all time steps of a sequence, as in AWD-LSTM.
+
+    Parameters
+    ----------
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
+    time_axis : int, optional
+        The axis along which decisions are shared.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        As in `Dropout`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `fastdrop.locked_dropout`.
+
+    See Also
+    --------
+    fastdrop.locked_dropout : the function, with the reference and what it answers to elsewhere.
+    Dropout : the protocol of all layers: `forward`, `backward`, `train`, `eval`, `state_dict`.
+
+    Notes
+    -----
+    Inputs have shape (T, B, F), or any with a time axis.
+
+    **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> layer = fd.nn.LockedDropout(0.5, rng=0)
+    >>> y = layer(np.ones((3, 2, 4)))
+    >>> bool((y == y[0]).all())
+    True
+    """
+
+    def __init__(self, p: float = 0.5, *, time_axis: int = 0, rng: Any = None) -> None:
+        super().__init__(p, rng)
+        self.time_axis = time_axis
+
+    def _drop(self, x: ArrayLike, out: Array | None) -> tuple[Array, Mask]:
+        result: tuple[Array, Mask] = functional.locked_dropout(
+            x,
+            self._p,
+            training=self.training,
+            rng=self._rng,
+            time_axis=self.time_axis,
+            out=out,
+            return_mask=True,
+        )
+        return result
+
+    def _settings(self) -> list[str]:
+        return [] if self.time_axis == 0 else [f"time_axis={self.time_axis!r}"]
+
+
+class EmbeddingDropout(_Layer):
+    """Dropout of whole rows of an embedding matrix, that is of word types.
+
+    Parameters
+    ----------
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        As in `Dropout`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `fastdrop.embedding_dropout`.
+
+    See Also
+    --------
+    fastdrop.embedding_dropout : the function, with the reference and what it answers to elsewhere.
+    Dropout : the protocol of all layers: `forward`, `backward`, `train`, `eval`, `state_dict`.
+
+    Notes
+    -----
+    Give it the matrix (V, D) at each step, and look words up in the result; `backward` takes the
+    gradient by that result.
+
+    **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> layer = fd.nn.EmbeddingDropout(0.5, rng=0)
+    >>> layer(np.ones((4, 2)))[:, 0]
+    array([2., 0., 2., 0.])
+    """
+
+    def __init__(self, p: float = 0.5, *, rng: Any = None) -> None:
+        super().__init__(p, rng)
+
+    def _drop(self, x: ArrayLike, out: Array | None) -> tuple[Array, Mask]:
+        result: tuple[Array, Mask] = functional.embedding_dropout(
+            x,
+            self._p,
+            training=self.training,
+            rng=self._rng,
+            out=out,
+            return_mask=True,
+        )
+        return result

@@ -169,6 +169,7 @@ def test_refused_dicts():
         ({"seed": 2**64}, ValueError),
         ({"first": 2**58}, ValueError),
         ({"strides": [1]}, ValueError),
+        ({"shift": "x"}, ValueError),
         ({"strides": [2**60, 1]}, ValueError),
         ({"shape": [3, -4]}, ValueError),
         ({"shape": [3, 4.5]}, TypeError),
