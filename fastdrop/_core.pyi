@@ -24,6 +24,7 @@ def apply(
 def apply_small(
     y: _Array,
     x: _Array,
+    bf16: bool,
     stream: tuple[int, int] | Callable[[], tuple[int, int]],
     drop_threshold: int,
     scale: float,

@@ -21,6 +21,7 @@ from libc.string cimport memcmp, strcmp
 cdef extern from "fastdrop.h" nogil:
     ctypedef enum fd_dtype:
         FD_F16
+        FD_BF16
         FD_F32
         FD_F64
         FD_DTYPES
@@ -129,10 +130,7 @@ cdef int run(fd_dtype dtype, const fd_window *w, bint affine, void *y, const voi
         fd_window_plain(k, dtype, w, y, x, begin, n, s, v)
         return 0
     with nogil:
-        if affine:
-            fd_window_affine(k, dtype, w, y, x, begin, n, s, v)
-        else:
-            fd_window_plain(k, dtype, w, y, x, begin, n, s, v)
+        (fd_window_affine if affine else fd_window_plain)(k, dtype, w, y, x, begin, n, s, v)
     return 0
 
 
@@ -145,11 +143,10 @@ def apply(y, x, str dtype, tuple stream, tuple values, tuple window, uint64_t be
     cdef uint64_t size
     cdef Py_buffer to, source
     cdef fd_dtype d = <fd_dtype>dtype_index(dtype)
-    cdef int item_bytes = 8 if dtype == "f64" else 4 if dtype == "f32" else 2
+    cdef int item_bytes = 8 if d == FD_F64 else 4 if d == FD_F32 else 2
     cdef bint affine = len(values) == 3
     s.seed, s.position, s.drop_threshold = stream
-    v.scale = values[0]
-    v.shift, v.fill = values[1:] if affine else (0.0, 0.0)
+    v.scale, v.shift, v.fill = values if affine else (values[0], 0.0, 0.0)
     read_window(&w, window, &size)
     PyObject_GetBuffer(y, &to, PyBUF_SIMPLE | PyBUF_WRITABLE)
     try:
@@ -165,12 +162,14 @@ def apply(y, x, str dtype, tuple stream, tuple values, tuple window, uint64_t be
         PyBuffer_Release(&to)
 
 
-cdef int array_dtype(const Py_buffer *a) noexcept:
+cdef int array_dtype(const Py_buffer *a, bint bf16) noexcept:
     """Kernels' dtype of an aligned, native float array; FD_DTYPES of any other."""
     cdef int d
     if a.format == NULL or a.format[0] == 0 or a.format[1] != 0:
         return FD_DTYPES
-    if a.format[0] == b"f":
+    if bf16:
+        d = FD_BF16 if a.format[0] == b"H" else FD_DTYPES
+    elif a.format[0] == b"f":
         d = FD_F32
     elif a.format[0] == b"d":
         d = FD_F64
@@ -181,12 +180,12 @@ cdef int array_dtype(const Py_buffer *a) noexcept:
     return FD_DTYPES if <size_t>a.buf % <size_t>a.itemsize else d
 
 
-def apply_small(y, x, stream, uint64_t drop_threshold, double scale, window,
+def apply_small(y, x, bint bf16, stream, uint64_t drop_threshold, double scale, window,
                 Py_ssize_t max_bytes):
     """Apply a window (None: the first x.size decisions) to x: all that a small call needs, at once.
 
-    Both must be C-contiguous, aligned, native arrays of one shape and of float16, 32 or 64, which
-    are the same or do not overlap, of less than max_bytes. Else returns None, having done nothing.
+    Both must be C-contiguous, aligned, native arrays of one shape and of float16, 32 or 64 (bf16: of
+    uint16), the same or not overlapping, of less than max_bytes. Else None, having done nothing.
     ``stream`` is (seed, position) or, to take them when all is checked, called; returns them."""
     cdef fd_window w
     cdef uint64_t size, one = 1
@@ -204,8 +203,8 @@ def apply_small(y, x, stream, uint64_t drop_threshold, double scale, window,
         except (BufferError, TypeError, ValueError):
             return None
         try:
-            d = array_dtype(&source)
-            if (d == FD_DTYPES or array_dtype(&to) != d or source.len >= max_bytes
+            d = array_dtype(&source, bf16)
+            if (d == FD_DTYPES or array_dtype(&to, bf16) != d or source.len >= max_bytes
                     or to.ndim != source.ndim
                     or memcmp(to.shape, source.shape, to.ndim * sizeof(Py_ssize_t))
                     or to.buf != source.buf and <char *>to.buf < <char *>source.buf + source.len
@@ -221,8 +220,7 @@ def apply_small(y, x, stream, uint64_t drop_threshold, double scale, window,
             taken = stream if type(stream) is tuple else stream()
             s.seed, s.position = taken
             s.drop_threshold = drop_threshold
-            v.scale = scale
-            v.shift = v.fill = 0.0
+            v.scale, v.shift, v.fill = scale, 0.0, 0.0
             run(<fd_dtype>d, &w, False, to.buf, source.buf, 0, size, &s, &v)
             return taken
         finally:

@@ -13,6 +13,7 @@ from fastdrop import _core, generator, parallel
 from fastdrop.generator import Generator
 from fastdrop.mask import (
     Mask,
+    as_bits,
     as_input,
     check_p,
     drop_threshold,
@@ -193,14 +194,16 @@ def dropout(
     ):
         y = np.empty(x.shape, x.dtype) if out is None else out
         threshold, scale = rate_of(p)
-        taken = _core.apply_small(
-            y, x, rng._take, threshold, scale, None, parallel.PARALLEL_FROM_BYTES
-        )
+        limit = parallel.PARALLEL_FROM_BYTES
+        taken = _core.apply_small(y, x, False, rng._take, threshold, scale, None, limit)
+        if taken is None:
+            bits = as_bits(y, x)
+            if bits is not None:
+                taken = _core.apply_small(*bits, True, rng._take, threshold, scale, None, limit)
         if taken is not None:
             if not return_mask:
                 return y
-            strides = strides_of(x.shape)
-            return y, Mask._checked(*taken, p, (scale, 0.0, 0.0), x.shape, strides)
+            return y, Mask._checked(*taken, p, (scale, 0.0, 0.0), x.shape, strides_of(x.shape))
 
     p = check_p(p)
     check_mode(mode)

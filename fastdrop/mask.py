@@ -112,6 +112,8 @@ class Mask:
         shape = _as_shape(shape)
         if scale is None:
             scale = scale_of(p)
+        if not all(map(math.isfinite, (scale, shift, fill))):
+            raise ValueError(f"scale={scale}, shift={shift} and fill={fill} must be finite")
         strides = strides_of(shape, noise_shape)
         seed, position = _as_word(seed, "seed"), _as_word(position, "position")
         self._set(seed, position, p, (float(scale), float(shift), float(fill)), shape, strides)
@@ -278,8 +280,18 @@ class Mask:
         ):
             y = np.empty(x.shape, x.dtype) if out is None else out
             stream, threshold = (self._seed, self._position), rate_of(self._p)[0]
-            limit = parallel.PARALLEL_FROM_BYTES
-            if _core.apply_small(y, x, stream, threshold, self._scale, self._window, limit):
+            bits = as_bits(y, x)
+            raw_y, raw_x = bits or (y, x)
+            if _core.apply_small(
+                raw_y,
+                raw_x,
+                bits is not None,
+                stream,
+                threshold,
+                values[0],
+                self._window,
+                parallel.PARALLEL_FROM_BYTES,
+            ):
                 return y
         source, dtype = as_input(x, name)
         if source.shape != self._shape:
@@ -656,6 +668,13 @@ def _overlaps_itself(a: Array) -> bool:
     return bool((np.diff(offsets) < a.itemsize).any())
 
 
+def as_bits(y: Array, x: Array) -> tuple[Array, Array] | None:
+    """Return bfloat16 arrays as the uint16 that the kernels take; None for any other dtype."""
+    if x.dtype.kind != "V" or x.dtype != y.dtype or _NAMES.get(x.dtype.name) != "bf16":
+        return None
+    return y.view(np.uint16), x.view(np.uint16)
+
+
 def run(
     y: Array,
     x: Array,
@@ -665,8 +684,7 @@ def run(
     window: tuple[int, tuple[int, ...], tuple[int, ...]],
 ) -> None:
     """Apply a recipe to plain arrays, over threads where they are large."""
-    if dtype == "bf16":  # has no buffer format
-        y, x = y.view(np.uint16), x.view(np.uint16)
+    y, x = as_bits(y, x) or (y, x)
     parallel.run(
         lambda begin, n: _core.apply(y, x, dtype, recipe, values, window, begin, n),
         y.size,

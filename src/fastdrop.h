@@ -25,8 +25,8 @@ typedef struct {
 } fd_stream;
 
 /* What becomes of the elements: y = keep ? x * scale + shift : fill, the product rounded before the
- * sum. Each is rounded once to the compute type (float for 16-bit types). The plain kernels use
- * scale alone: y = keep ? x * scale : +0, so that a kept -0.0 stays what it is. */
+ * sum. Each is finite, in the compute type too, and rounded once to it (float for 16-bit types). The
+ * plain kernels use scale alone: y = keep ? x * scale : +0, so that a kept -0.0 stays what it is. */
 typedef struct {
     double scale, shift, fill;
 } fd_values;

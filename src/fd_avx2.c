@@ -87,16 +87,16 @@ FD_INLINE v_f32 load_bf16(const uint16_t *x) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(w, 16));
 }
 FD_INLINE __m128i round_bf16(v_f32 a) {
-    /* to nearest even in integers: add half an ulp less one, plus the bit that becomes the last.
-     * A NaN is made quiet instead, for the sum could carry it into an infinity. */
+    /* to nearest even in integers: add half an ulp less one, plus the bit that becomes the last. A
+     * NaN survives that, for it came from a bfloat16 and the bits below are 0 (see fd_values). */
     const __m256i w = _mm256_castps_si256(a);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(w, 16), _mm256_set1_epi32(1));
     const __m256i sum = _mm256_add_epi32(_mm256_add_epi32(w, odd), _mm256_set1_epi32(0x7FFF));
-    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
-    const __m256i quiet = _mm256_or_si256(w, _mm256_set1_epi32(0x400000));
-    const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(sum, quiet, nan), 16);
-    const __m256i packed = _mm256_packus_epi32(high, high); /* in each 128-bit half, twice */
-    return _mm_unpacklo_epi64(_mm256_castsi256_si128(packed), _mm256_extracti128_si256(packed, 1));
+    const __m256i high =
+        _mm256_setr_epi8(2, 3, 6, 7, 10, 11, 14, 15, -1, -1, -1, -1, -1, -1, -1, -1, 2, 3, 6, 7, 10,
+                         11, 14, 15, -1, -1, -1, -1, -1, -1, -1, -1);
+    const __m256i halves = _mm256_shuffle_epi8(sum, high); /* in the low half of each 128 bits */
+    return _mm256_castsi256_si128(_mm256_permute4x64_epi64(halves, _MM_SHUFFLE(3, 1, 2, 0)));
 }
 FD_INLINE void store_bf16(uint16_t *y, v_f32 a) { _mm_storeu_si128((__m128i *)y, round_bf16(a)); }
 FD_INLINE void bypass_bf16(uint16_t *y, v_f32 a) { _mm_stream_si128((__m128i *)y, round_bf16(a)); }

@@ -97,10 +97,7 @@ FD_INLINE __m256i round_bf16(v_f32 a) {
     const __m512i w = _mm512_castps_si512(a);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(w, 16), _mm512_set1_epi32(1));
     const __m512i sum = _mm512_add_epi32(_mm512_add_epi32(w, odd), _mm512_set1_epi32(0x7FFF));
-    const __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
-    const __m512i quiet = _mm512_or_si512(w, _mm512_set1_epi32(0x400000));
-    const __m512i high = _mm512_srli_epi32(_mm512_mask_blend_epi32(nan, sum, quiet), 16);
-    return _mm512_cvtepi32_epi16(high);
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(sum, 16));
 }
 FD_INLINE void store_bf16(uint16_t *y, v_f32 a) {
     _mm256_storeu_si256((__m256i *)y, round_bf16(a));

@@ -79,10 +79,7 @@ FD_INLINE void store_f16(uint16_t *y, v_f32 a) {
 FD_INLINE v_f32 load_bf16(const uint16_t *x) { return fd_float_of((uint32_t)*x << 16); }
 FD_INLINE void store_bf16(uint16_t *y, v_f32 a) {
     const uint32_t w = fd_bits_of(a);
-    if ((w & 0x7FFFFFFF) > 0x7F800000) /* a NaN: rounding could carry it into an infinity */
-        *y = (uint16_t)(w >> 16 | 0x0040);
-    else
-        *y = (uint16_t)((w + 0x7FFF + (w >> 16 & 1)) >> 16);
+    *y = (uint16_t)((w + 0x7FFF + (w >> 16 & 1)) >> 16); /* as in fd_avx2.c, NaN too */
 }
 
 typedef double v_f64;

@@ -93,8 +93,7 @@ FD_INLINE void store_bf16(uint16_t *y, v_f32 a) {
     const uint32x4_t w = vreinterpretq_u32_f32(a);
     const uint32x4_t odd = vandq_u32(vshrq_n_u32(w, 16), vdupq_n_u32(1));
     const uint32x4_t sum = vaddq_u32(vaddq_u32(w, odd), vdupq_n_u32(0x7FFF));
-    const uint32x4_t quiet = vorrq_u32(w, vdupq_n_u32(0x400000));
-    vst1_u16(y, vshrn_n_u32(vbslq_u32(vceqq_f32(a, a), sum, quiet), 16));
+    vst1_u16(y, vshrn_n_u32(sum, 16));
 }
 
 typedef float64x2_t v_f64;
