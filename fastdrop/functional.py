@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop import _core, generator, parallel
 from fastdrop.generator import Generator
 from fastdrop.mask import (
+    Fields,
     Mask,
     as_bits,
     as_input,
@@ -24,6 +25,7 @@ from fastdrop.mask import (
     run,
     scale_of,
     strides_of,
+    whole_strides,
 )
 
 __all__ = [
@@ -203,7 +205,8 @@ def dropout(
         if taken is not None:
             if not return_mask:
                 return y
-            return y, Mask._checked(*taken, p, (scale, 0.0, 0.0), x.shape, strides_of(x.shape))
+            fields = Fields(*taken, p, scale, 0.0, 0.0, 0, x.shape, whole_strides(x.shape))
+            return y, Mask._of(fields)
 
     p = check_p(p)
     check_mode(mode)
@@ -251,7 +254,7 @@ def _dropout(
     used = values if values[1] or values[2] else values[:1]
     run(target, array, dtype, recipe, used, (0, array.shape, steps))
     y = finish(target, out)
-    return y, Mask._checked(seed, position, p, values, y.shape, steps)
+    return y, Mask._of(Fields(seed, position, p, *values, 0, y.shape, steps))
 
 
 def dropout1d(

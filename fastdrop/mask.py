@@ -7,7 +7,7 @@ import math
 import numbers
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +20,20 @@ __all__ = ["Mask"]
 LARGEST = 2**58  # decisions in one mask
 
 Array = NDArray[Any]
+
+
+class Fields(NamedTuple):
+    """All that a mask is."""
+
+    seed: int
+    position: int
+    p: float
+    scale: float
+    shift: float
+    fill: float
+    first: int  # index of the first element's decision
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]  # steps of that index along each axis; 0: shared
 
 
 class Mask:
@@ -74,27 +88,9 @@ class Mask:
            [ True,  True]])
     """
 
-    __slots__ = (
-        "_fill",
-        "_first",
-        "_p",
-        "_position",
-        "_scale",
-        "_seed",
-        "_shape",
-        "_shift",
-        "_strides",
-    )
+    __slots__ = ("_fields",)
 
-    _seed: int
-    _position: int
-    _p: float
-    _scale: float
-    _shift: float
-    _fill: float
-    _shape: tuple[int, ...]
-    _first: int  # index of the first element's decision
-    _strides: tuple[int, ...]  # steps of that index along each axis; 0: shared
+    _fields: Fields
 
     def __init__(
         self,
@@ -116,41 +112,18 @@ class Mask:
             raise ValueError(f"scale={scale}, shift={shift} and fill={fill} must be finite")
         strides = strides_of(shape, noise_shape)
         seed, position = _as_word(seed, "seed"), _as_word(position, "position")
-        self._set(seed, position, p, (float(scale), float(shift), float(fill)), shape, strides)
-
-    def _set(
-        self,
-        seed: int,
-        position: int,
-        p: float,
-        values: tuple[float, float, float],
-        shape: tuple[int, ...],
-        strides: tuple[int, ...],
-    ) -> None:
-        _put(self, "_seed", seed)
-        _put(self, "_position", position)
-        _put(self, "_p", p)
-        _put(self, "_scale", values[0])
-        _put(self, "_shift", values[1])
-        _put(self, "_fill", values[2])
-        _put(self, "_shape", shape)
-        _put(self, "_first", 0)
-        _put(self, "_strides", strides)
+        values = float(scale), float(shift), float(fill)
+        _put(self, "_fields", Fields(seed, position, p, *values, 0, shape, strides))
 
     @classmethod
-    def _checked(
-        cls,
-        seed: int,
-        position: int,
-        p: float,
-        values: tuple[float, float, float],
-        shape: tuple[int, ...],
-        strides: tuple[int, ...],
-    ) -> Mask:
-        """Return a mask of arguments that were checked."""
+    def _of(cls, fields: Fields) -> Mask:
+        """Return a mask of fields that were checked."""
         mask = object.__new__(cls)
-        mask._set(seed, position, p, values, shape, strides)
+        _put(mask, "_fields", fields)
         return mask
+
+    def _at(self, seed: int, position: int) -> Mask:
+        return Mask._of(self._fields._replace(seed=seed, position=position))
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"a Mask cannot be changed; make another to set {name}")
@@ -158,64 +131,54 @@ class Mask:
     def __delattr__(self, name: str) -> None:
         raise AttributeError(f"a Mask cannot be changed; {name} stays")
 
-    def _like(self, **changed: Any) -> Mask:
-        """Return a copy with some slots replaced."""
-        other = object.__new__(Mask)
-        for slot in Mask.__slots__:
-            _put(other, slot, changed.get(slot, getattr(self, slot)))
-        return other
-
-    def _at(self, seed: int, position: int) -> Mask:
-        return self._like(_seed=seed, _position=position)
-
     @property
     def seed(self) -> int:
         """The generator's seed."""
-        return self._seed
+        return self._fields.seed
 
     @property
     def position(self) -> int:
         """Which of the seed's masks this is."""
-        return self._position
+        return self._fields.position
 
     @property
     def p(self) -> float:
         """Probability of dropping."""
-        return self._p
+        return self._fields.p
 
     @property
     def scale(self) -> float:
         """What kept elements are multiplied by, before rounding to the array's dtype."""
-        return self._scale
+        return self._fields.scale
 
     @property
     def shift(self) -> float:
         """What is added to kept elements, after scaling; 0 in plain dropout."""
-        return self._shift
+        return self._fields.shift
 
     @property
     def fill(self) -> float:
         """What dropped elements become; 0 in plain dropout."""
-        return self._fill
+        return self._fields.fill
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the arrays that the mask applies to."""
-        return self._shape
+        return self._fields.shape
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
         """Shape of the decisions; 1 along shared axes."""
-        pairs = zip(self._shape, self._strides, strict=True)
+        pairs = zip(self.shape, self._fields.strides, strict=True)
         return tuple(n if stride else min(n, 1) for n, stride in pairs)
 
     @property
     def _recipe(self) -> tuple[int, int, int]:
-        return self._seed, self._position, drop_threshold(self._p)
+        return self.seed, self.position, drop_threshold(self.p)
 
     @property
     def _window(self) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-        return self._first, self._shape, self._strides
+        return self._fields[-3:]
 
     def apply(self, x: ArrayLike, out: Array | None = None) -> Array:
         """Scale (and shift) kept elements and set dropped ones to +0.0 (or to the fill).
@@ -243,9 +206,9 @@ class Mask:
         >>> fd.Generator(0).mask(8, 0.5).apply(np.arange(8.0))
         array([ 0.,  0.,  4.,  0.,  8.,  0., 12., 14.])
         """
-        if self._shift == 0.0 and self._fill == 0.0:
-            return self._apply(x, out, "x", (self._scale,))
-        return self._apply(x, out, "x", (self._scale, self._shift, self._fill))
+        scale, shift, fill = self._fields[3:6]
+        plain = shift == 0.0 and fill == 0.0
+        return self._apply(x, out, "x", (scale,) if plain else (scale, shift, fill))
 
     def backward(self, grad: ArrayLike, out: Array | None = None) -> Array:
         """Gradient of `apply`: scale or +0.0, by the same decisions, regenerated.
@@ -267,35 +230,36 @@ class Mask:
         TypeError, ValueError
             As `apply`.
         """
-        return self._apply(grad, out, "grad", (self._scale,))
+        return self._apply(grad, out, "grad", (self.scale,))
 
     def _apply(
         self, x: ArrayLike, out: Array | None, name: str, values: tuple[float, ...]
     ) -> Array:
+        seed, position, p, *_, first, shape, strides = self._fields
         if (  # the usual call, in one step
             len(values) == 1
             and type(x) is np.ndarray
-            and x.shape == self._shape
+            and x.shape == shape
             and (out is None or type(out) is np.ndarray)
         ):
             y = np.empty(x.shape, x.dtype) if out is None else out
-            stream, threshold = (self._seed, self._position), rate_of(self._p)[0]
             bits = as_bits(y, x)
             raw_y, raw_x = bits or (y, x)
+            whole = first == 0 and strides == whole_strides(shape)
             if _core.apply_small(
                 raw_y,
                 raw_x,
                 bits is not None,
-                stream,
-                threshold,
+                (seed, position),
+                rate_of(p)[0],
                 values[0],
-                self._window,
+                None if whole else (first, shape, strides),
                 parallel.PARALLEL_FROM_BYTES,
             ):
                 return y
         source, dtype = as_input(x, name)
-        if source.shape != self._shape:
-            raise ValueError(f"{name} has shape {source.shape}; the mask is for {self._shape}")
+        if source.shape != shape:
+            raise ValueError(f"{name} has shape {source.shape}; the mask is for {shape}")
         source, target = pair(source, out)
         run(target, source, dtype, self._recipe, values, self._window)
         return finish(target, out)
@@ -307,9 +271,9 @@ class Mask:
         -------
         ndarray of bool
         """
-        n = math.prod(self._shape)
+        n = math.prod(self.shape)
         bits = np.unpackbits(self.packbits(), count=n, bitorder="little")
-        return bits.view(np.bool_).reshape(self._shape)
+        return bits.view(np.bool_).reshape(self.shape)
 
     def packbits(self) -> NDArray[np.uint8]:
         """Return the decisions as bits, 1 where kept, in C order of the mask's shape.
@@ -325,7 +289,7 @@ class Mask:
         >>> fd.Generator(0).mask(8, 0.5).packbits()
         array([213], dtype=uint8)
         """
-        n = math.prod(self._shape)
+        n = math.prod(self.shape)
         bits = np.zeros((n + 7) // 8, np.uint8)
         recipe, window = self._recipe, self._window
         parallel.run(lambda begin, count: _core.bits(bits, recipe, window, begin, count), n, 1 / 8)
@@ -354,15 +318,16 @@ class Mask:
         IndexError
             For any other index, or an int out of range.
         """
+        first, old_shape, old_strides = self._window
         keys = key if isinstance(key, tuple) else (key,)
         given = len([k for k in keys if k is not Ellipsis])
-        if given > len(self._shape) or len(keys) > given + 1:
-            raise IndexError(f"{key!r} has too many indices for a mask of shape {self._shape}")
+        if given > len(old_shape) or len(keys) > given + 1:
+            raise IndexError(f"{key!r} has too many indices for a mask of shape {old_shape}")
         at = next((i for i, k in enumerate(keys) if k is Ellipsis), len(keys))
-        whole = (slice(None),) * (len(self._shape) - given)
+        whole = (slice(None),) * (len(old_shape) - given)
         keys = keys[:at] + whole + keys[at + 1 :]
-        first, shape, strides = self._first, [], []
-        for axis, (k, n, stride) in enumerate(zip(keys, self._shape, self._strides, strict=True)):
+        shape, strides = [], []
+        for axis, (k, n, stride) in enumerate(zip(keys, old_shape, old_strides, strict=True)):
             if isinstance(k, slice):
                 start, stop, step = k.indices(n)
                 if step != 1:
@@ -373,22 +338,15 @@ class Mask:
             else:
                 start = _as_index(k, axis, n)
             first += start * stride
-        return self._like(_first=first, _shape=tuple(shape), _strides=tuple(strides))
+        fields = self._fields._replace(first=first, shape=tuple(shape), strides=tuple(strides))
+        return Mask._of(fields)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all there is to save: ints, floats and lists, which JSON holds exactly."""
-        return {
-            "stream": STREAM,
-            "seed": self._seed,
-            "position": self._position,
-            "p": self._p,
-            "scale": self._scale,
-            "shift": self._shift,
-            "fill": self._fill,
-            "first": self._first,
-            "shape": list(self._shape),
-            "strides": list(self._strides),
+        fields = {
+            k: list(v) if isinstance(v, tuple) else v for k, v in self._fields._asdict().items()
         }
+        return {"stream": STREAM, **fields}
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Mask:
@@ -421,8 +379,7 @@ class Mask:
             raise ValueError(
                 f"the mask has stream {d.get('stream')!r}; this version of fastdrop knows {STREAM}"
             )
-        keys = {"seed", "position", "p", "scale", "shift", "fill", "first", "shape", "strides"}
-        missing = keys - d.keys()
+        missing = set(Fields._fields) - d.keys()
         if missing:
             raise ValueError(f"the mask lacks {sorted(missing)}")
         shape = _as_shape(d["shape"])
@@ -431,45 +388,40 @@ class Mask:
         mask = cls(d["seed"], d["position"], shape, d["p"], noise_shape=shared, **values)
         first = _as_word(d["first"], "first")
         strides = tuple(_as_word(s, "strides") for s in d["strides"])
-        if len(strides) != len(mask._shape):
-            raise ValueError(f"strides {strides} do not fit shape {mask._shape}")
-        axes = zip(mask._shape, strides, strict=True)
+        if len(strides) != len(shape):
+            raise ValueError(f"strides {strides} do not fit shape {shape}")
+        axes = zip(shape, strides, strict=True)
         if first + sum((n - 1) * s for n, s in axes if n) >= LARGEST:
             raise ValueError("the mask reaches past 2**58 decisions")
-        return mask._like(_first=first, _strides=strides)
+        return cls._of(mask._fields._replace(first=first, strides=strides))
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Mask):
-            return NotImplemented
-        return all(getattr(self, slot) == getattr(other, slot) for slot in Mask.__slots__)
+        return self._fields == other._fields if isinstance(other, Mask) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(tuple(getattr(self, slot) for slot in Mask.__slots__))
+        return hash(self._fields)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle, tuple(self.to_dict().values())
+        return _unpickle, (STREAM, *self._fields)
 
     def __repr__(self) -> str:
-        text = (
-            f"Mask(seed={self._seed}, position={self._position}, shape={self._shape}, p={self._p}"
-        )
-        if self.noise_shape != self._shape:
+        text = f"Mask(seed={self.seed}, position={self.position}, shape={self.shape}, p={self.p}"
+        if self.noise_shape != self.shape:
             text += f", noise_shape={self.noise_shape}"
-        if self._first:
-            text += f", first={self._first}"
-        if self._scale != scale_of(self._p):
-            text += f", scale={self._scale}"
-        if self._shift or self._fill:
-            text += f", shift={self._shift}, fill={self._fill}"
+        if self._fields.first:
+            text += f", first={self._fields.first}"
+        if self.scale != scale_of(self.p):
+            text += f", scale={self.scale}"
+        if self.shift or self.fill:
+            text += f", shift={self.shift}, fill={self.fill}"
         return text + ")"
 
 
 _put = object.__setattr__
 
 
-def _unpickle(*values: Any) -> Mask:
-    names = "stream", "seed", "position", "p", "scale", "shift", "fill", "first", "shape", "strides"
-    return Mask.from_dict(dict(zip(names, values, strict=True)))
+def _unpickle(stream: int, *fields: Any) -> Mask:
+    return Mask.from_dict({"stream": stream, **dict(zip(Fields._fields, fields, strict=True))})
 
 
 def identity(shape: tuple[int, ...], scale: float = 1.0) -> Mask:
@@ -546,26 +498,31 @@ def _as_shape(shape: Any) -> tuple[int, ...]:
     return sizes
 
 
+@functools.lru_cache(maxsize=256)
+def whole_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return what `strides_of` does where no axis is shared."""
+    return strides_of(shape, shape)
+
+
 def strides_of(shape: tuple[int, ...], noise_shape: Any = None) -> tuple[int, ...]:
     """Return the steps of the decisions' index along each axis; 0 along shared axes."""
     if noise_shape is None:
-        noise = shape
-    else:
-        given = noise_shape if np.iterable(noise_shape) else (noise_shape,)
-        try:
-            sizes = [None if n is None else operator.index(n) for n in given]
-        except TypeError:
-            raise TypeError(f"noise_shape must hold ints and None, not {noise_shape!r}") from None
-        if len(sizes) != len(shape):
-            raise ValueError(
-                f"noise_shape {tuple(sizes)} has {len(sizes)} axes; shape {shape} has {len(shape)}"
-            )
-        noise = tuple(n if m is None else m for m, n in zip(sizes, shape, strict=True))
-        if any(m not in (1, n) for m, n in zip(noise, shape, strict=True)):
-            raise ValueError(
-                f"noise_shape {tuple(sizes)} does not fit shape {shape}: each size must be 1, "
-                "None or that of the array"
-            )
+        return whole_strides(shape)
+    given = noise_shape if np.iterable(noise_shape) else (noise_shape,)
+    try:
+        sizes = [None if n is None else operator.index(n) for n in given]
+    except TypeError:
+        raise TypeError(f"noise_shape must hold ints and None, not {noise_shape!r}") from None
+    if len(sizes) != len(shape):
+        raise ValueError(
+            f"noise_shape {tuple(sizes)} has {len(sizes)} axes; shape {shape} has {len(shape)}"
+        )
+    noise = tuple(n if m is None else m for m, n in zip(sizes, shape, strict=True))
+    if any(m not in (1, n) for m, n in zip(noise, shape, strict=True)):
+        raise ValueError(
+            f"noise_shape {tuple(sizes)} does not fit shape {shape}: each size must be 1, "
+            "None or that of the array"
+        )
     strides, size = [], 1
     for m, n in zip(reversed(noise), reversed(shape), strict=True):
         strides.append(0 if m == 1 and n != 1 else max(size, 1))
