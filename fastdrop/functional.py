@@ -207,6 +207,7 @@ def dropout(
                 return y
             fields = Fields(*taken, p, scale, 0.0, 0.0, 0, x.shape, whole_strides(x.shape))
             return y, Mask._of(fields)
+        del y  # a large array would otherwise be allocated twice
 
     p = check_p(p)
     check_mode(mode)

@@ -257,6 +257,7 @@ class Mask:
                 parallel.PARALLEL_FROM_BYTES,
             ):
                 return y
+            del y, raw_y, raw_x, bits  # a large array would otherwise be allocated twice
         source, dtype = as_input(x, name)
         if source.shape != shape:
             raise ValueError(f"{name} has shape {source.shape}; the mask is for {shape}")

@@ -15,9 +15,9 @@ enum {
 
 #define REGION (1ull << 27) /* blocks; see fd_tile */
 
-/* Bytes of output from which no last-level cache is expected to hold it: the caches of one core
- * complex or desktop part end here, and what CPUID says under a hypervisor cannot be trusted. */
-enum { BYPASS_FROM = 32 << 20 };
+/* Bytes of output from which no last-level cache is expected to hold it and its input: 32 MiB is what
+ * one core complex or desktop part has, and what CPUID says under a hypervisor cannot be trusted. */
+enum { BYPASS_FROM = 16 << 20 };
 
 void fd_window_init(fd_window *w, int ndim, const uint64_t *shape, const uint64_t *stride,
                     uint64_t first) {

@@ -59,8 +59,8 @@ def test_every_misalignment_of_memory(isa, dtype):
 
 
 def test_an_array_too_large_for_the_caches(isa, dtype):
-    """From 32 MiB of output on it is written around them."""
-    n = (33 << 20) // dtype.itemsize
+    """From 16 MiB of output on it is written around them."""
+    n = (17 << 20) // dtype.itemsize
     x = (np.arange(n + 3) % 251).astype(dtype)[3:]
     mask = fd.Mask(3, 1, n + 77, 0.1)[77:]
     y = np.zeros(n + 5, dtype)[5:]

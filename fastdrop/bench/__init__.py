@@ -1,0 +1,1 @@
+"""The benchmark: ``python -m fastdrop.bench``, see ``--help``. Nothing else imports it."""

@@ -1,0 +1,7 @@
+"""``python -m fastdrop.bench``."""
+
+import sys
+
+from fastdrop.bench.cli import main
+
+sys.exit(main())

@@ -1,0 +1,163 @@
+"""The figures that fastdrop is held to: what must not be exceeded, and the goal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypedDict
+
+import numpy as np
+
+from fastdrop.bench.contenders import (
+    BACKWARD,
+    BITS,
+    COPY,
+    FORWARD,
+    IN_PLACE,
+    NUMPY,
+    Case,
+    Contender,
+    installed,
+    rivals,
+)
+from fastdrop.bench.measure import Effort, Stopwatch, Timing, measure
+
+RATES = (0.5, 0.1)
+MIB = 1 << 20
+
+
+class Target(TypedDict):
+    """One figure, as in the JSON: at most `must`, where `at_least` says so at least."""
+
+    case: str
+    measured: float | None
+    must: float | None
+    goal: float | None
+    at_least: bool
+    noisy: bool
+
+
+DOUBLE = Contender(
+    "multiply",
+    "np.multiply",
+    "np.multiply(x, 2.0, out=y)",
+    lambda case: {"np": np, "x": case.x, "y": case.y},
+    "double",
+)
+
+
+class _Group:
+    """Contenders that were timed against each other, and what they took an element."""
+
+    def __init__(self, who: dict[str, tuple[Contender, Case]], effort: Effort) -> None:
+        watches = [Stopwatch(contender, case) for contender, case in who.values()]
+        self.timings: dict[str, Timing] = dict(zip(who, measure(watches, effort), strict=True))
+        self.sizes = {name: case.n for name, (_, case) in who.items()}
+
+    def target(
+        self,
+        case: str,
+        above: str,
+        below: str,
+        must: float | None,
+        goal: float | None,
+        *,
+        at_least: bool = False,
+    ) -> Target:
+        """Return what one took an element as a multiple of what another did."""
+        names = [name for pair in (above, below) for name in pair.split("/")]
+        known = all(name in self.timings for name in names)
+        return {
+            "case": case,
+            "measured": self._of(above) / self._of(below) if known else None,
+            "must": must,
+            "goal": goal,
+            "at_least": at_least,
+            "noisy": known and any(self.timings[name].noisy for name in names),
+        }
+
+    def _of(self, name: str) -> float:
+        """Seconds an element, or the ratio of two, as in ``forward/copy``."""
+        first, _, second = name.partition("/")
+        seconds = self.timings[first].median / self.sizes[first]
+        return seconds / self._of(second) if second else seconds
+
+
+def run(effort: Effort, step: Callable[[str], None] = lambda what: None) -> list[Target]:
+    """Measure every figure on one thread."""
+    step("targets: 16 elements")
+    tiny = Case.make("float32", 0.5, 16)
+    group = _Group({"forward": (FORWARD, tiny), "multiply": (DOUBLE, tiny)}, effort)
+    found = [group.target("16 elements / np.multiply", "forward", "multiply", 2.0, 1.2)]
+    for p in RATES:
+        step(f"targets: 1 MiB p={p}")
+        found += _one_mib(p, effort)
+    for p in RATES:
+        step(f"targets: 64 MiB p={p}")
+        found += _out_of_cache(p, effort)
+    for p in RATES:
+        step(f"targets: 256 MiB p={p}")
+        found += _large(p, effort)
+    return found
+
+
+def _one_mib(p: float, effort: Effort) -> list[Target]:
+    at = f"1 MiB p={p}:"
+    case, who = _all_dtypes(p, MIB)
+    who["bits"] = BITS, case
+    who["numpy"] = NUMPY, case
+    if installed("torch"):
+        who["torch"] = rivals("torch", 1)[0], case
+    of = _Group(who, effort).target
+    half = p == 0.5
+    return [
+        of(f"{at} forward / copy", "f32", "copy", *((1.4, 1.1) if half else (2.6, 1.6))),
+        of(f"{at} backward / forward", "backward", "f32", 1.05, 1.05),
+        of(f"{at} bits alone / forward", "bits", "f32", *((0.3, 0.2) if half else (0.8, 0.6))),
+        of(f"{at} float16 / float32", "f16", "f32", 1.5, 1.0),
+        of(f"{at} bfloat16 / float32", "bf16", "f32", 1.5, 1.0),
+        of(f"{at} float64 / copy, over float32's", "f64/copy64", "f32/copy", 1.3, None),
+        of(f"{at} NumPy / fastdrop", "numpy", "f32", 15 if half else 10, None, at_least=True),
+        of(f"{at} torch / fastdrop", "torch", "f32", 30, None, at_least=True),
+    ]
+
+
+def _out_of_cache(p: float, effort: Effort) -> list[Target]:
+    case = Case.make("float32", p, 64 * MIB // 4)
+    group = _Group({"copy": (COPY, case), "f32": (FORWARD, case)}, effort)
+    limits = (1.05, 0.7) if p == 0.5 else (1.25, 0.9)
+    return [group.target(f"64 MiB p={p}: forward / copy", "f32", "copy", *limits)]
+
+
+def _large(p: float, effort: Effort) -> list[Target]:
+    at = f"256 MiB p={p}:"
+    case, who = _all_dtypes(p, 256 * MIB)
+    who["in place"] = IN_PLACE, case
+    of = _Group(who, effort).target
+    half = p == 0.5
+    found = [of(f"{at} forward / copy", "f32", "copy", *((1.25, 1.0) if half else (1.45, 1.1)))]
+    if half:
+        found.append(of(f"{at} in place / copy", "in place", "copy", 1.0, None))
+    return [
+        *found,
+        of(f"{at} backward / forward", "backward", "f32", 1.05, 1.05),
+        of(f"{at} float16 / float32", "f16", "f32", None, 0.5),
+        of(f"{at} bfloat16 / float32", "bf16", "f32", None, 0.5),
+        of(f"{at} float64 / copy, over float32's", "f64/copy64", "f32/copy", 1.3, None),
+    ]
+
+
+def _all_dtypes(p: float, n_bytes: int) -> tuple[Case, dict[str, tuple[Contender, Case]]]:
+    """Return the float32 case and the contenders of arrays of as many bytes in every dtype."""
+    case = Case.make("float32", p, n_bytes // 4)
+    double = Case.make("float64", p, n_bytes // 8)
+    who = {
+        "copy": (COPY, case),
+        "f32": (FORWARD, case),
+        "backward": (BACKWARD, case),
+        "copy64": (COPY, double),
+        "f64": (FORWARD, double),
+        "f16": (FORWARD, Case.make("float16", p, n_bytes // 2)),
+    }
+    if installed("ml_dtypes"):
+        who["bf16"] = FORWARD, Case.make("bfloat16", p, n_bytes // 2)
+    return case, who

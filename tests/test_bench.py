@@ -1,0 +1,419 @@
+"""The benchmark: it runs, refuses bad arguments, and catches contenders that cheat."""
+
+import copy
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastdrop as fd
+from fastdrop.bench import (
+    cli,
+    contenders,
+    environment,
+    measure,
+    plots,
+    report,
+    scaling,
+    tables,
+    targets,
+)
+from fastdrop.bench.contenders import COPY, DTYPES, FORWARD, RIVALS, Case, WrongResult, check
+
+TINY = ["--quick", "--dtypes", "float32", "--p", "0.5", "--sizes", "16,4096", "--against", "none"]
+README_TOOL = Path(__file__).parent.parent / "bench" / "readme.py"
+
+
+def scaled(results, factor):
+    """Results whose fastdrop rows took `factor` times as long."""
+    other = copy.deepcopy(results)
+    for row in other["tables"]:
+        if row["contender"].startswith("fastdrop"):
+            row["median_s"] *= factor
+            row["min_s"] *= factor
+    return other
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A small run's results, with NumPy."""
+    path = tmp_path_factory.mktemp("bench") / "run.json"
+    threads = fd.get_num_threads()
+    options = [*TINY[:-4], "--sizes", "16,4Ki,64KiB", "--against", "numpy", "--json", str(path)]
+    assert cli.main(options) == 0
+    fd.set_num_threads(threads)
+    return report.load(path)
+
+
+def test_what_is_printed(capsys):
+    assert cli.main([*TINY, "--p", "0.5,0.1", "--dtypes", "float32,float16"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""  # no terminal, no progress
+    out = captured.out
+    for part in ("CPU ", "caches ", "threads ", "versions ", fd.__version__, fd.get_isa()):
+        assert part in out[: out.index("np.copyto")]
+    for table in ("float32, p = 0.5", "float32, p = 0.1", "float16, p = 0.5", "float16, p = 0.1"):
+        assert table in out
+    header = next(line for line in out.splitlines() if line.startswith("    ") and "copyto" in line)
+    assert header.split()[0] == "np.copyto"
+    assert FORWARD.expression in out
+
+
+def test_schema(results):
+    assert results["schema"] == report.SCHEMA
+    about = results["environment"]
+    assert about["isa"] in about["isas"]
+    assert about["threads"] == 1
+    assert all(size > 0 for _, size in about["caches"])
+    assert set(about["libraries"]) > {"torch", "jax", "numba", "thinc"}
+    names = ["copy", *(c.name for c in contenders.FASTDROP), "numpy", "numpy-best"]
+    rows = results["tables"]
+    cases = [(n, name) for n in (16, 4096, 1 << 14) for name in names]
+    assert [(row["n"], row["contender"]) for row in rows] == cases
+    for row in rows:
+        assert set(row) == set(tables.Row.__annotations__)
+        assert 0 < row["min_s"] <= row["median_s"]
+        assert row["mad_s"] >= 0
+        assert row["rounds"] >= measure.QUICK.least
+        assert row["ns_per_element"] == pytest.approx(row["median_s"] * 1e9 / row["n"])
+        assert row["contender"] in results["titles"]
+        if row["contender"] == "copy":
+            assert row["ratio_to_copy"] == 1
+            assert row["gb_per_s"] == pytest.approx(8 / row["ns_per_element"])
+
+
+def test_other_sections(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(targets, "MIB", 1 << 10)
+    monkeypatch.setattr(targets, "installed", lambda name: name == "ml_dtypes")
+    monkeypatch.setattr(scaling, "N_BYTES", 1 << 20)
+    path = tmp_path / "sections.json"
+    options = ["--quick", "--scaling", "--odd", "--targets", "--threads", "2", "--against", "none"]
+    assert cli.main([*options, "--json", str(path)]) == 0
+    out = capsys.readouterr().out
+    found = report.load(path)
+    assert found["tables"] == []
+    assert {(p["curve"], p["threads"]) for p in found["scaling"]} >= {("copy", 1), ("copy", 2)}
+    assert len(found["odd"]) == 14
+    assert len(found["targets"]) == 30
+    for target in found["targets"]:
+        assert (target["measured"] is None) == ("torch" in target["case"])
+        assert target["case"] in out
+    assert fd.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(
+    ("at_least", "measured", "said"),
+    [
+        (False, 1.0, "goal met"),
+        (False, 1.3, "ok"),
+        (False, 1.5, "MISSED"),
+        (True, 1.6, "goal met"),
+        (True, 1.3, "MISSED"),
+        (True, None, "not installed"),
+    ],
+)
+def test_verdicts(at_least, measured, said):
+    must, goal = (1.4, 1.6) if at_least else (1.4, 1.1)
+    target = {"measured": measured, "must": must, "goal": goal, "at_least": at_least}
+    assert report.verdict(target) == said
+
+
+# ---- arguments -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--nonsense"], "--nonsense"),
+        (["--sizes", "0"], "--sizes"),
+        (["--sizes", "1.5MiB"], "1.5MiB"),
+        (["--sizes", "4KB"], "4KB"),
+        (["--dtypes", "int8"], "int8"),
+        (["--p", "1"], "--p"),
+        (["--p", "half"], "half"),
+        (["--p", "nan"], "nan"),
+        (["--threads", "0"], "--threads"),
+        (["--isa", "mmx"], "mmx"),
+        (["--against", "cupy"], "cupy"),
+        (["--fail-slower", "10%"], "--compare"),
+        (["--compare", "missing.json"], "missing.json"),
+        (["--compare", __file__], "not JSON"),
+        (["--compare", "missing.json", "--odd"], "--tables"),
+        (["--compare", "missing.json", "--fail-slower", "ten"], "ten"),
+        (["--json", "missing/new.json"], "missing"),
+    ],
+)
+def test_bad_arguments(options, said, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(options)
+    assert caught.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert said in captured.err
+
+
+def test_json_of_something_else_is_refused(tmp_path, capsys):
+    path = tmp_path / "other.json"
+    path.write_text('{"schema": 99}')
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*TINY, "--compare", str(path)])
+    assert caught.value.code == 2
+    assert "schema" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rival", RIVALS[1:])
+def test_a_rival_that_is_not_installed(rival, monkeypatch, capsys):
+    monkeypatch.setattr(contenders, "installed", lambda name: False)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--against", rival])
+    assert caught.value.code == 2
+    assert f"{rival} is not installed" in capsys.readouterr().err
+
+
+def test_plotting_without_matplotlib(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*TINY, "--plot", str(tmp_path)])
+    assert caught.value.code == 2
+    assert 'pip install "fastdrop-numpy[bench]"' in capsys.readouterr().err
+
+
+def test_sizes():
+    args = cli._parser().parse_args(["--sizes", "16,4Ki,1Mi,64B,1KiB,1MiB"])
+    assert cli._sizes(args, "float32") == [16, 256, 4096, 1 << 18, 1 << 20]
+    assert cli._sizes(args, "float64") == [8, 16, 128, 4096, 1 << 17, 1 << 20]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_default_sizes_span_the_caches(dtype, monkeypatch):
+    monkeypatch.setattr(environment, "memory", lambda: 1 << 40)
+    sizes = tables.default_sizes(dtype)
+    assert sizes[0] == 16
+    assert sizes[-1] * contenders.dtype_of(dtype).itemsize >= 4 * environment.last_level()
+
+
+def test_as_a_module():
+    command = [sys.executable, "-m", "fastdrop.bench", "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    options = ["--sizes", "--dtypes", "--p", "--threads", "--isa", "--against", "--quick", "--json"]
+    options += ["--compare", "--fail-slower", "--plot", "--targets", "--odd", "--scaling"]
+    assert all(option in text for option in options)
+
+
+def test_isa_and_threads_are_used(tmp_path):
+    path = tmp_path / "new.json"
+    assert cli.main([*TINY, "--isa", "baseline", "--threads", "2", "--json", str(path)]) == 0
+    about = report.load(path)["environment"]
+    assert (about["isa"], about["threads"]) == ("baseline", 2)
+    assert (fd.get_isa(), fd.get_num_threads()) == ("baseline", 2)
+
+
+# ---- comparison ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("factor", "code"), [(0.01, 1), (100, 0)])
+def test_compare(results, factor, code, tmp_path, capsys):
+    old = tmp_path / "old.json"
+    report.save(scaled(results, factor), old)
+    assert cli.main([*TINY, "--compare", str(old), "--fail-slower", "10%"]) == code
+    out = capsys.readouterr().out
+    assert "10 cases" in out
+    assert ("SLOWER" in out) == bool(code)
+
+
+def test_compare_without_a_limit_only_reports(results, tmp_path):
+    old = tmp_path / "old.json"
+    report.save(scaled(results, 0.01), old)
+    assert cli.main([*TINY, "--compare", str(old)]) == 0
+
+
+def test_slower_only_by_median_and_minimum(results):
+    assert report.compare(results, results, 0.1)[1] is False
+    assert report.compare(scaled(results, 1.2), results, 0.1)[1] is True
+    assert report.compare(scaled(results, 1.05), results, 0.1)[1] is False
+    noise = scaled(results, 1.2)
+    for new, old in zip(noise["tables"], results["tables"], strict=True):
+        new["min_s"] = old["min_s"]
+    assert report.compare(noise, results, 0.1)[1] is False
+
+
+def test_a_slower_machine_is_not_a_slower_fastdrop(results):
+    slow = copy.deepcopy(results)
+    for row in slow["tables"]:
+        row["median_s"] *= 3
+        row["min_s"] *= 3
+    assert report.compare(slow, results, 0.1)[1] is False
+
+
+def test_compare_says_what_else_changed(results):
+    other = copy.deepcopy(results)
+    other["environment"]["isa"] = "neon"
+    assert "isa: neon then" in report.compare(results, other, None)[0]
+    assert "isa" not in report.compare(results, results, None)[0]
+
+
+def test_nothing_in_common(results):
+    other = copy.deepcopy(results)
+    for row in other["tables"]:
+        row["n"] += 1
+    with pytest.raises(ValueError, match="no case in common"):
+        report.compare(results, other, None)
+
+
+def test_json_is_written_whole_or_not_at_all(results, tmp_path):
+    path = tmp_path / "run.json"
+    report.save(results, path)
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        report.save({**results, "environment": object()}, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# ---- contenders ----------------------------------------------------------------------------------
+
+
+def rivals_here():
+    return [name for name in RIVALS if contenders.installed(name)]
+
+
+@pytest.mark.filterwarnings("ignore")  # of others' libraries
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_contender_is_right(dtype):
+    for p in (0.5, 0.1, 0.0):
+        case = Case.make(dtype, p, 5000)
+        for contender in contenders.field(rivals_here(), 1):
+            contender = replace(contender, from_bytes=0)
+            if contender.takes(case):
+                value = eval(contender.expression, contender.names(case))
+                check(contender, value, case)
+
+
+def test_the_threaded_copy_is_right():
+    case = Case.make("float32", 0.5, 5000)
+    contender = contenders.threaded_copy(3)
+    check(contender, eval(contender.expression, contender.names(case)), case)
+
+
+@pytest.mark.parametrize("n", [1000, 1 << 18])
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda x, p: x / (1 - p), "dropped"),
+        (lambda x, p: np.zeros_like(x), "dropped"),
+        (lambda x, p: np.where(np.arange(x.size) % 2, x / (1 - p), 0), "dropped"),
+        (lambda x, p: np.where(np.random.default_rng(0).random(x.size) >= p, x, 0), "kept"),
+        (lambda x, p: np.full_like(x, np.nan), "kept"),
+        (lambda x, p: np.where(np.random.default_rng(0).random(x.size) >= p, 2, 0), "kept"),
+        (lambda x, p: x[:-1], "shape"),
+    ],
+)
+def test_wrong_contenders_are_caught(n, wrong, said):
+    case = Case.make("float32", 0.1, n)
+    contender = contenders.Contender("wrong", "wrong", "f(x, p)", contenders._shared)
+    with pytest.raises(WrongResult, match=said):
+        check(contender, wrong(case.x, case.p).astype(np.float32), case)
+
+
+def test_wrong_copies_and_bits_are_caught():
+    case = Case.make("float32", 0.5, 4096)
+    with pytest.raises(WrongResult):
+        check(COPY, case.x * 2, case)
+    with pytest.raises(WrongResult):
+        check(contenders.BITS, np.full(512, 255, np.uint8), case)
+
+
+def test_a_wrong_result_ends_the_run(monkeypatch, capsys):
+    monkeypatch.setattr(contenders, "FASTDROP", [replace(FORWARD, expression="x * 2")])
+    assert cli.main(TINY) == 1
+    assert "wrong result: fastdrop out=" in capsys.readouterr().err
+
+
+# ---- measuring and drawing -----------------------------------------------------------------------
+
+
+class FakeWatch:
+    def __init__(self, name, seconds, log):
+        self.name, self.seconds, self.repeats, self.log = name, seconds, 1, log
+
+    def sample(self):
+        self.log.append(self.name)
+        return self.seconds
+
+
+def test_contenders_take_turns():
+    log = []
+    watches = [FakeWatch("a", 1e-3, log), FakeWatch("b", 1e-3, log), FakeWatch("slow", 1.0, log)]
+    effort = measure.Effort(rounds=12, seconds=0.1, least=3)
+    timings = measure.measure(watches, effort)
+    assert [timing.rounds for timing in timings] == [12, 12, 3]
+    assert [timing.median for timing in timings] == [1e-3, 1e-3, 1.0]
+    fast = [name for name in log if name != "slow"]
+    assert all({*fast[i : i + 2]} == {"a", "b"} for i in range(0, 24, 2))
+    at = [i for i, name in enumerate(log) if name == "slow"]
+    assert at[0] < 12 < at[-1]
+
+
+def test_noise_is_marked_not_hidden(results):
+    assert measure.Timing(1.0, 0.11, 0.9, 9, 1).noisy
+    assert not measure.Timing(1.0, 0.09, 0.9, 9, 1).noisy
+    rows = copy.deepcopy(results["tables"])
+    for row in rows:
+        row["noisy"] = row["n"] == 4096 and row["contender"] in ("copy", "fastdrop")
+    lines = report.table(rows, results["titles"], 120).splitlines()
+    marked = [line for line in lines if "~" in line]
+    assert all("4 Ki" in line for line in marked)
+    assert sum(line.count("~") for line in marked) - len(marked) == 2
+
+
+def test_plots(results, tmp_path):
+    pytest.importorskip("matplotlib")
+    with_scaling = copy.deepcopy(results)
+    point = {"n_bytes": 1 << 28, "median_s": 1, "mad_s": 0, "min_s": 1, "noisy": False}
+    with_scaling["scaling"] = [
+        {"curve": curve, "threads": n, "gb_per_s": 9.0 * n, "speedup": 0.9 * n, **point}
+        for curve in ("copy", "fastdrop p=0.5", "fastdrop p=0.1")
+        for n in (1, 2, 4)
+    ]
+    files = plots.draw(with_scaling, tmp_path)
+    names = [
+        f"{n}.{s}" for n in ("time-float32", "speedup-float32", "scaling") for s in ("png", "svg")
+    ]
+    assert [file.name for file in files] == names
+    assert all(file.stat().st_size > 5000 for file in files)
+    before = {file.name: file.read_bytes() for file in files if file.suffix == ".svg"}
+    plots.draw(with_scaling, tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+def test_readme_is_generated(results, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    spec = importlib.util.spec_from_file_location("readme", README_TOOL)
+    readme = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(readme)
+    monkeypatch.setattr(readme, "README", tmp_path / "README.md")
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    report.save(results, tmp_path / "full.json")
+    text = f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n"
+    readme.README.write_text(text)
+    options = [str(tmp_path / "full.json")]
+    assert readme.main([*options, "--check"]) == 1
+    assert readme.main(options) == 0
+    assert readme.main([*options, "--check"]) == 0
+    new = readme.README.read_text()
+    assert new.startswith("before\n")
+    assert new.endswith("\nafter\n")
+    assert "`np.copyto`" in new
+    assert "old" not in new
+    assert (tmp_path / "time-float32.png").exists()
+    readme.README.write_text("no marks")
+    with pytest.raises(SystemExit, match="lacks"):
+        readme.main(options)
+    assert json.loads((tmp_path / "full.json").read_text()) == results
