@@ -79,16 +79,18 @@ def set_isa(name: str) -> None:
     'baseline'
     >>> fd.set_isa(before)
     """
-    _select_isa(name, "name")
+    _select_isa(name, "name", "set_isa")
 
 
-def _select_isa(name: str, source: str) -> None:
+def _select_isa(name: str, argument: str, chosen_by: str) -> None:
+    global _isa_chosen_by
     if not isinstance(name, str):
-        raise TypeError(f"{source} must be a str, not {type(name).__name__}")
+        raise TypeError(f"{argument} must be a str, not {type(name).__name__}")
     if not _core.set_isa(name):
         known = [isa for isa, _, _ in _core.isas()]
         why = "is not usable on this machine" if name in known else "is unknown"
-        raise ValueError(f"{source}={name!r} {why}; choose from {', '.join(available_isas())}")
+        raise ValueError(f"{argument}={name!r} {why}; choose from {', '.join(available_isas())}")
+    _isa_chosen_by = chosen_by
 
 
 def set_num_threads(n: int) -> None:
@@ -199,9 +201,9 @@ def show_config() -> None:
     Python ..., NumPy ..., ...
     """
     built = ", ".join(name for name, is_built, _ in _core.isas() if is_built)
-    chosen = "FASTDROP_ISA" if os.environ.get("FASTDROP_ISA") else "widest usable"
     print(f"fastdrop {version()} (stream {STREAM})")
-    print(f"ISA: {get_isa()}, {chosen} (built: {built}; usable: {', '.join(available_isas())})")
+    usable = ", ".join(available_isas())
+    print(f"ISA: {get_isa()}, {_isa_chosen_by} (built: {built}; usable: {usable})")
     print(f"threads: {_threads[0]} ({_threads[1]})")
     print(f"Python {platform.python_version()}, NumPy {np.__version__}, {platform.platform()}")
 
@@ -211,6 +213,7 @@ def version() -> str:
     return metadata.version("fastdrop-numpy")
 
 
+_isa_chosen_by = "widest usable"
 _threads = _default_threads()
 if os.environ.get("FASTDROP_ISA"):
-    _select_isa(os.environ["FASTDROP_ISA"], "FASTDROP_ISA")
+    _select_isa(os.environ["FASTDROP_ISA"], "FASTDROP_ISA", "FASTDROP_ISA")

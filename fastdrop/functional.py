@@ -839,6 +839,8 @@ def _row_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _locked_strides(shape: tuple[int, ...], time_axis: int) -> tuple[int, ...]:
+    if not isinstance(time_axis, int | np.integer):
+        raise TypeError(f"time_axis must be an int, not {type(time_axis).__name__}")
     if not -len(shape) <= time_axis < len(shape):
         raise ValueError(f"time_axis={time_axis} is none of the axes of x, whose shape is {shape}")
     noise = list(shape)

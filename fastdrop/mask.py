@@ -88,9 +88,9 @@ class Mask:
            [ True,  True]])
     """
 
-    __slots__ = ("_fields",)
+    __slots__ = ("_recipe",)
 
-    _fields: Fields
+    _recipe: Fields
 
     def __init__(
         self,
@@ -113,17 +113,17 @@ class Mask:
         strides = strides_of(shape, noise_shape)
         seed, position = _as_word(seed, "seed"), _as_word(position, "position")
         values = float(scale), float(shift), float(fill)
-        _put(self, "_fields", Fields(seed, position, p, *values, 0, shape, strides))
+        _put(self, "_recipe", Fields(seed, position, p, *values, 0, shape, strides))
 
     @classmethod
     def _of(cls, fields: Fields) -> Mask:
         """Return a mask of fields that were checked."""
         mask = object.__new__(cls)
-        _put(mask, "_fields", fields)
+        _put(mask, "_recipe", fields)
         return mask
 
     def _at(self, seed: int, position: int) -> Mask:
-        return Mask._of(self._fields._replace(seed=seed, position=position))
+        return Mask._of(self._recipe._replace(seed=seed, position=position))
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"a Mask cannot be changed; make another to set {name}")
@@ -134,51 +134,51 @@ class Mask:
     @property
     def seed(self) -> int:
         """The generator's seed."""
-        return self._fields.seed
+        return self._recipe.seed
 
     @property
     def position(self) -> int:
         """Which of the seed's masks this is."""
-        return self._fields.position
+        return self._recipe.position
 
     @property
     def p(self) -> float:
         """Probability of dropping."""
-        return self._fields.p
+        return self._recipe.p
 
     @property
     def scale(self) -> float:
         """What kept elements are multiplied by, before rounding to the array's dtype."""
-        return self._fields.scale
+        return self._recipe.scale
 
     @property
     def shift(self) -> float:
         """What is added to kept elements, after scaling; 0 in plain dropout."""
-        return self._fields.shift
+        return self._recipe.shift
 
     @property
     def fill(self) -> float:
         """What dropped elements become; 0 in plain dropout."""
-        return self._fields.fill
+        return self._recipe.fill
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the arrays that the mask applies to."""
-        return self._fields.shape
+        return self._recipe.shape
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
         """Shape of the decisions; 1 along shared axes."""
-        pairs = zip(self.shape, self._fields.strides, strict=True)
+        pairs = zip(self.shape, self._recipe.strides, strict=True)
         return tuple(n if stride else min(n, 1) for n, stride in pairs)
 
     @property
-    def _recipe(self) -> tuple[int, int, int]:
+    def _stream(self) -> tuple[int, int, int]:
         return self.seed, self.position, drop_threshold(self.p)
 
     @property
     def _window(self) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-        return self._fields[-3:]
+        return self._recipe[-3:]
 
     def apply(self, x: ArrayLike, out: Array | None = None) -> Array:
         """Scale (and shift) kept elements and set dropped ones to +0.0 (or to the fill).
@@ -206,7 +206,7 @@ class Mask:
         >>> fd.Generator(0).mask(8, 0.5).apply(np.arange(8.0))
         array([ 0.,  0.,  4.,  0.,  8.,  0., 12., 14.])
         """
-        scale, shift, fill = self._fields[3:6]
+        scale, shift, fill = self._recipe[3:6]
         plain = shift == 0.0 and fill == 0.0
         return self._apply(x, out, "x", (scale,) if plain else (scale, shift, fill))
 
@@ -235,7 +235,7 @@ class Mask:
     def _apply(
         self, x: ArrayLike, out: Array | None, name: str, values: tuple[float, ...]
     ) -> Array:
-        seed, position, p, *_, first, shape, strides = self._fields
+        seed, position, p, *_, first, shape, strides = self._recipe
         if (  # the usual call, in one step
             len(values) == 1
             and type(x) is np.ndarray
@@ -262,7 +262,7 @@ class Mask:
         if source.shape != shape:
             raise ValueError(f"{name} has shape {source.shape}; the mask is for {shape}")
         source, target = pair(source, out)
-        run(target, source, dtype, self._recipe, values, self._window)
+        run(target, source, dtype, self._stream, values, self._window)
         return finish(target, out)
 
     def keep(self) -> NDArray[np.bool_]:
@@ -292,8 +292,8 @@ class Mask:
         """
         n = math.prod(self.shape)
         bits = np.zeros((n + 7) // 8, np.uint8)
-        recipe, window = self._recipe, self._window
-        parallel.run(lambda begin, count: _core.bits(bits, recipe, window, begin, count), n, 1 / 8)
+        stream, window = self._stream, self._window
+        parallel.run(lambda begin, count: _core.bits(bits, stream, window, begin, count), n, 1 / 8)
         return bits
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
@@ -330,7 +330,10 @@ class Mask:
         shape, strides = [], []
         for axis, (k, n, stride) in enumerate(zip(keys, old_shape, old_strides, strict=True)):
             if isinstance(k, slice):
-                start, stop, step = k.indices(n)
+                try:
+                    start, stop, step = k.indices(n)
+                except (TypeError, ValueError) as error:
+                    raise IndexError(f"axis {axis}: {k!r}: {error}") from None
                 if step != 1:
                     raise IndexError(f"axis {axis}: a mask takes slices of step 1, not {step}")
                 shape.append(max(0, stop - start))
@@ -339,13 +342,13 @@ class Mask:
             else:
                 start = _as_index(k, axis, n)
             first += start * stride
-        fields = self._fields._replace(first=first, shape=tuple(shape), strides=tuple(strides))
+        fields = self._recipe._replace(first=first, shape=tuple(shape), strides=tuple(strides))
         return Mask._of(fields)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all there is to save: ints, floats and lists, which JSON holds exactly."""
         fields = {
-            k: list(v) if isinstance(v, tuple) else v for k, v in self._fields._asdict().items()
+            k: list(v) if isinstance(v, tuple) else v for k, v in self._recipe._asdict().items()
         }
         return {"stream": STREAM, **fields}
 
@@ -392,25 +395,25 @@ class Mask:
         if len(strides) != len(shape):
             raise ValueError(f"strides {strides} do not fit shape {shape}")
         axes = zip(shape, strides, strict=True)
-        if first + sum((n - 1) * s for n, s in axes if n) >= LARGEST:
+        if 0 not in shape and first + sum((n - 1) * s for n, s in axes) >= LARGEST:
             raise ValueError("the mask reaches past 2**58 decisions")
-        return cls._of(mask._fields._replace(first=first, strides=strides))
+        return cls._of(mask._recipe._replace(first=first, strides=strides))
 
     def __eq__(self, other: object) -> bool:
-        return self._fields == other._fields if isinstance(other, Mask) else NotImplemented
+        return self._recipe == other._recipe if isinstance(other, Mask) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self._fields)
+        return hash(self._recipe)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle, (STREAM, *self._fields)
+        return _unpickle, (STREAM, *self._recipe)
 
     def __repr__(self) -> str:
         text = f"Mask(seed={self.seed}, position={self.position}, shape={self.shape}, p={self.p}"
         if self.noise_shape != self.shape:
             text += f", noise_shape={self.noise_shape}"
-        if self._fields.first:
-            text += f", first={self._fields.first}"
+        if self._recipe.first:
+            text += f", first={self._recipe.first}"
         if self.scale != scale_of(self.p):
             text += f", scale={self.scale}"
         if self.shift or self.fill:
@@ -467,10 +470,11 @@ def rate_of(p: float) -> tuple[int, float]:
 
 
 def _as_word(value: Any, name: str) -> int:
-    word = operator.index(value)
-    if isinstance(value, bool) or not 0 <= word < 2**64:
-        raise ValueError(f"{name}={value!r} is not an int in [0, 2**64)")
-    return word
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if not 0 <= value < 2**64:
+        raise ValueError(f"{name}={value} is not in [0, 2**64)")
+    return int(value)
 
 
 def _as_index(k: Any, axis: int, n: int) -> int:
@@ -524,9 +528,11 @@ def strides_of(shape: tuple[int, ...], noise_shape: Any = None) -> tuple[int, ..
             f"noise_shape {tuple(sizes)} does not fit shape {shape}: each size must be 1, "
             "None or that of the array"
         )
+    if 0 in shape:  # nothing to decide, and no index that could run out of bounds
+        return tuple(0 if m == 1 and n != 1 else 1 for m, n in zip(noise, shape, strict=True))
     strides, size = [], 1
     for m, n in zip(reversed(noise), reversed(shape), strict=True):
-        strides.append(0 if m == 1 and n != 1 else max(size, 1))
+        strides.append(0 if m == 1 and n != 1 else size)
         size *= m
     if size > LARGEST:
         raise ValueError(f"{size} decisions (shape {noise}); one mask has at most 2**58")
@@ -560,11 +566,17 @@ def as_input(x: Any, name: str) -> tuple[Array, str]:
             )
         try:
             x = np.asarray(x)
+        except MemoryError:
+            raise
         except Exception as error:
+            remedy = ""
+            if hasattr(x, "detach") or hasattr(x, "device"):
+                remedy = (
+                    "; a tensor on a device or one that requires grad must be brought over first, "
+                    f"as in {name}.detach().cpu().numpy()"
+                )
             raise TypeError(
-                f"{name} cannot be read as a NumPy array ({type(error).__name__}: {error}); a "
-                f"tensor on a device or one that requires grad must be brought over first, as in "
-                f"{name}.detach().cpu().numpy()"
+                f"{name} cannot be read as a NumPy array ({type(error).__name__}: {error}){remedy}"
             ) from error
     return x, _kernel_dtype(x.dtype, name)
 
@@ -629,6 +641,8 @@ def _overlaps_itself(a: Array) -> bool:
 def as_bits(y: Array, x: Array) -> tuple[Array, Array] | None:
     """Return bfloat16 arrays as the uint16 that the kernels take; None for any other dtype."""
     if x.dtype.kind != "V" or x.dtype != y.dtype or _NAMES.get(x.dtype.name) != "bf16":
+        return None
+    if not (x.dtype.isnative and y.dtype.isnative):
         return None
     return y.view(np.uint16), x.view(np.uint16)
 

@@ -96,6 +96,9 @@ class _Layer:
 
     __call__ = forward
 
+    def __init_subclass__(cls) -> None:
+        cls.__call__ = cls.forward  # type: ignore[method-assign]  # layer(x) is layer.forward(x)
+
     def backward(
         self, grad: ArrayLike, out: Array | None = None, mask: Mask | None = None
     ) -> Array:

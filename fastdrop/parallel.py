@@ -1,16 +1,20 @@
 """One call split over threads.
 
 C knows no threads: a kernel does one range. Here a large call is cut into ranges, which the caller
-and the workers of a standard-library pool claim from one counter until none is left. A worker that
-comes late finds nothing, and where no thread can be started the caller does it all.
+and a few workers claim from one counter until none is left. A worker that comes late finds nothing,
+and where no thread can be started the caller does it all.
+
+The workers are plain threads on a queue, not a ThreadPoolExecutor: that one, like anything built
+on Condition, can be left locked for ever by a KeyboardInterrupt. Whatever must not be torn here
+happens under a threading.Lock, whose `with` handles no signal, and calls nothing meanwhile.
 """
 
 from __future__ import annotations
 
 import os
+import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 from fastdrop import config
 
@@ -18,9 +22,10 @@ TILE = 2048  # elements; fd_stream.h. Ranges start at multiples of it
 PARALLEL_FROM_BYTES = 4 << 20  # of output; a smaller call stays in its thread
 RANGE_BYTES = 512 << 10  # of output; the least that one claim is worth
 
-_owner = threading.Lock()  # held by the one call that uses the pool
-_pool: ThreadPoolExecutor | None = None
-_pool_size = 0
+_lock = threading.Lock()  # guards _owner
+_owner: _Job | None = None  # the one call that uses the workers
+_tasks: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+_workers: list[threading.Thread] = []
 
 
 def run(kernel: Callable[[int, int], None], n: int, item_bytes: float) -> None:
@@ -37,95 +42,119 @@ def run(kernel: Callable[[int, int], None], n: int, item_bytes: float) -> None:
 
     Notes
     -----
-    Returns or raises only when no thread works on a range any more, KeyboardInterrupt included. One
-    call owns the pool at a time; any other, and a nested one, does its work in its own thread.
+    Returns or raises only when no worker works on a range any more, KeyboardInterrupt included. One
+    call owns the workers at a time; any other, and a nested one, does its work in its own thread.
     """
+    global _owner
     threads = config.get_num_threads()
-    if threads == 1 or n * item_bytes < PARALLEL_FROM_BYTES or not _owner.acquire(blocking=False):
+    if threads == 1 or n * item_bytes < PARALLEL_FROM_BYTES:
         kernel(0, n)
         return
+    tiles = -(-n // TILE)
+    least = max(1, int(RANGE_BYTES / (TILE * item_bytes)))
+    job = _Job(kernel, n, TILE * max(least, -(-tiles // (4 * threads))))
+    interrupt = None
     try:
-        tiles = -(-n // TILE)
-        least = max(1, int(RANGE_BYTES / (TILE * item_bytes)))
-        size = TILE * max(least, -(-tiles // (4 * threads)))
-        job = _Job(kernel, n, size)
-        try:
-            pool = _workers(threads - 1)
-            for _ in range(min(threads, -(-n // size)) - 1):
-                pool.submit(job.work)
-        except RuntimeError:  # no thread to be had, or the interpreter is shutting down
-            pass
-        try:
-            job.work()
-        finally:
-            job.finish()
-        if job.error is not None:
-            raise job.error
+        with _lock:
+            if _owner is None:
+                _owner = job
+        if _owner is job:
+            for _ in range(_start_workers(min(threads, -(-n // job.size)) - 1)):
+                _tasks.put(job)
+        else:
+            job.size = n
+        job.do_ranges()
     finally:
-        _owner.release()
-
-
-class _Job:
-    """One call: its counter, and who is at work."""
-
-    def __init__(self, kernel: Callable[[int, int], None], n: int, size: int) -> None:
-        self.kernel = kernel
-        self.n = n
-        self.size = size
-        self.next = 0  # first element that nobody has claimed
-        self.active = 0  # ranges claimed and not done
-        self.error: BaseException | None = None
-        self.changed = threading.Condition()
-
-    def work(self) -> None:
-        while True:
-            with self.changed:
-                begin = self.next
-                if begin >= self.n:
-                    return
-                self.next = begin + self.size
-                self.active += 1
+        while True:  # until it succeeds: an interrupt meanwhile is raised after that
             try:
-                self.kernel(begin, min(self.size, self.n - begin))
-            except BaseException as error:
-                self.error = error
-                self.next = self.n
-            finally:
-                with self.changed:
-                    self.active -= 1
-                    self.changed.notify_all()
-
-    def finish(self) -> None:
-        """Wait until no range is being worked on; an interrupt meanwhile is raised after that."""
-        interrupt = None
-        while True:
-            try:
-                with self.changed:
-                    self.next = self.n
-                    while self.active:
-                        self.changed.wait()
+                job.finish()
+                with _lock:
+                    if _owner is job:
+                        _owner = None
                 break
             except KeyboardInterrupt as error:
                 interrupt = error
-        if interrupt is not None:
-            raise interrupt
+    if interrupt is not None:
+        raise interrupt
+    if job.error is not None:
+        raise job.error
 
 
-def _workers(size: int) -> ThreadPoolExecutor:
-    global _pool, _pool_size
-    if _pool is None or _pool_size != size:
-        if _pool is not None:
-            _pool.shutdown(wait=False)
-        _pool = ThreadPoolExecutor(size, thread_name_prefix="fastdrop")
-        _pool_size = size
-    return _pool
+class _Job:
+    """One call: its counter, and how many workers are at it."""
+
+    def __init__(self, kernel: Callable[[int, int], None], n: int, size: int) -> None:
+        self.kernel: Callable[[int, int], None] | None = kernel
+        self.n = n
+        self.size = size  # of a range
+        self.lock = threading.Lock()
+        self.next = 0  # first element that nobody has claimed
+        self.working = 0  # workers, the caller not counted
+        self.left: queue.SimpleQueue[None] = queue.SimpleQueue()  # gets one item from each
+        self.error: BaseException | None = None
+
+    def claim(self) -> int:
+        """Return the start of a range that is now the caller's, n or more where none is left."""
+        with self.lock:
+            begin = self.next
+            self.next = begin + self.size
+        return begin
+
+    def do_ranges(self) -> None:
+        kernel = self.kernel
+        while kernel is not None and (begin := self.claim()) < self.n:
+            kernel(begin, min(self.size, self.n - begin))
+
+    def work(self) -> None:
+        """Do what a worker does: nothing where it comes late."""
+        with self.lock:
+            if self.next >= self.n:
+                return
+            self.working += 1
+        try:
+            self.do_ranges()
+        except BaseException as error:
+            self.error = error
+        with self.lock:
+            if self.error is not None:
+                self.next = self.n
+            self.working -= 1
+        self.left.put(None)
+
+    def finish(self) -> None:
+        """Let no range be claimed any more and wait for those that are; may be called again."""
+        with self.lock:
+            self.next = self.n
+        while self.working:
+            self.left.get()
+        self.kernel = None  # and the arrays with it
+
+
+def _serve(tasks: queue.SimpleQueue[_Job]) -> None:
+    while True:
+        tasks.get().work()
+
+
+def _start_workers(n: int) -> int:
+    """Start workers until there are n, and return how many of the n there are."""
+    try:
+        while len(_workers) < n:
+            name = f"fastdrop-{len(_workers)}"
+            worker = threading.Thread(target=_serve, args=(_tasks,), name=name, daemon=True)
+            worker.start()
+            _workers.append(worker)
+    except RuntimeError:  # no thread to be had, or the interpreter is shutting down
+        pass
+    return min(n, len(_workers))
 
 
 def _after_fork_in_child() -> None:
-    """Forget the pool, whose threads are not here, and any lock that was held."""
-    global _owner, _pool
-    _owner = threading.Lock()
-    _pool = None
+    """Forget the workers, who are not here, and any lock that was held."""
+    global _lock, _owner, _tasks, _workers
+    _lock = threading.Lock()
+    _owner = None
+    _tasks = queue.SimpleQueue()
+    _workers = []
 
 
 if hasattr(os, "register_at_fork"):

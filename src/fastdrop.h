@@ -25,7 +25,7 @@ typedef struct {
 } fd_stream;
 
 /* What becomes of the elements: y = keep ? x * scale + shift : fill, the product rounded before the
- * sum. Each is finite, in the compute type too, and rounded once to it (float for 16-bit types). The
+ * sum. Each is rounded once to the compute type (float for 16-bit types); none is a NaN. The
  * plain kernels use scale alone: y = keep ? x * scale : +0, so that a kept -0.0 stays what it is. */
 typedef struct {
     double scale, shift, fill;
@@ -46,9 +46,7 @@ typedef void fd_apply_fn(void *y, const void *x, uint64_t first, size_t n, const
 typedef void fd_bits_fn(uint8_t *out, uint64_t begin, uint64_t first, size_t n,
                         const fd_stream *stream);
 
-/*
- * Keep bits of short runs, put together in a strip of words, which are 0 before (fd_stream.h).
- */
+/* Keep bits of short runs, put together in a strip of words: see fd_runs in fd_stream.h. */
 struct fd_runs;
 struct fd_schedule;
 typedef void fd_gather_fn(uint64_t *strip, const struct fd_runs *runs,
@@ -56,7 +54,8 @@ typedef void fd_gather_fn(uint64_t *strip, const struct fd_runs *runs,
 
 /*
  * y[j] from x[j], j in [0, n), by given keep words, n <= 2048; affine: as the affine kernels do.
- * bypass only where y is aligned to 64 bytes, and then fence() follows the last call.
+ * bypass only where y is aligned to 64 bytes, and then fence() follows the last call; affine
+ * kernels do not.
  */
 typedef void fd_given_fn(void *y, const void *x, const uint64_t *keep, size_t n,
                          const fd_values *values, int affine, int bypass);

@@ -16,6 +16,8 @@
  *                        lane, less than FD_STEP, a constant
  *   keep_or_zero         selects lanes; dropped ones are never looked at
  *   keep_or              likewise, from two vectors
+ *
+ * fd_given applies keep bits that were made elsewhere (fd_window.c).
  */
 
 #define FD_LOAD FD_CAT(load, FD_DTYPE)
@@ -30,6 +32,9 @@
 #define FD_KEEP_OR_ZERO FD_CAT(keep_or_zero, FD_REAL)
 #define FD_KEEP_OR FD_CAT(keep_or, FD_REAL)
 #define FD_FN(op) FD_CAT(FD_CAT(op, FD_DTYPE), FD_ISA)
+
+/* Elements from which it pays to align the stores. */
+#define FD_ALIGNED_FROM (2 * FD_TILE)
 
 enum { FD_FN(fd_lanes) = sizeof(FD_REAL_T) / sizeof(FD_CAT(fd_elem, FD_REAL)) };
 
@@ -151,6 +156,7 @@ static void FD_FN(fd_given)(void *y_, const void *x_, const uint64_t *keep, size
         FD_FN(fd_steps)(y, x, keep, 0, (unsigned)n, values, 0, 0);
 }
 
+#undef FD_ALIGNED_FROM
 #undef FD_LOAD
 #undef FD_STORE
 #undef FD_BYPASS

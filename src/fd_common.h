@@ -10,12 +10,10 @@
 #include <intrin.h>
 #define FD_INLINE static __forceinline
 #define FD_NOINLINE static __declspec(noinline)
-#define FD_RESTRICT __restrict
 #define FD_UNROLL
 #else
 #define FD_INLINE static inline __attribute__((always_inline))
 #define FD_NOINLINE static __attribute__((noinline))
-#define FD_RESTRICT restrict
 #if defined(__clang__)
 #define FD_UNROLL _Pragma("clang loop unroll(full)")
 #else

@@ -1,5 +1,6 @@
 /*
- * Keep bits of one tile, written once over the vector primitives of the including file:
+ * Keep bits of one tile, and of ranges and short runs by themselves, written once over the vector
+ * primitives of the including file:
  *
  *   V_BLOCKS             blocks in a group, one a lane
  *   v_word               one 32-bit word of each block; bits above the word are ignored
@@ -13,6 +14,7 @@
  *   v_ones               a v_pair of ones
  *   v_put(dst, p01, p23) 2 * V_BLOCKS 64-bit words of bits in stream order, from the pairs
  *                        (c1, c0) and (c3, c2)
+ *   fence                makes stores around the caches visible
  *   v_nonzero(words)     bit j: word j of the tile's FD_TILE_WORDS is not zero
  *
  * A group of V_BLOCKS blocks is worked plane by plane, least significant first. With u the bit of a
@@ -132,8 +134,10 @@ FD_NOINLINE void fd_tile_tails(uint64_t *keep, const fd_tile *tile, fd_schedule 
         v_pair p01, p23;
         fd_group g;
         for (unsigned lane = 0; lane < V_BLOCKS; lane++) {
-            const unsigned e = list[i + lane]; /* of a block of the planes, hence of 32 of tails */
-            blocks[lane] = 32 * tile->block[e / FD_BLOCK] + e % FD_BLOCK / 4;
+            /* a block of the planes has the elements of 32 blocks of tails */
+            const unsigned e = list[i + lane];
+            blocks[lane] = tile->in_order ? 32 * tile->block[0] + e / 4
+                                          : 32 * tile->block[e / FD_BLOCK] + e % FD_BLOCK / 4;
         }
         fd_group_begin(&g, s, v_words(blocks));
         fd_group_tag(&p01, &p23, &g, s, FD_TAG_TAIL);
@@ -148,9 +152,9 @@ FD_NOINLINE void fd_tile_tails(uint64_t *keep, const fd_tile *tile, fd_schedule 
 }
 
 FD_INLINE void fd_tile_group(uint64_t *keep, fd_tile *tile, const fd_schedule *s, unsigned group) {
-    const uint32_t *block = tile->block + group * V_BLOCKS;
+    const unsigned first = group * V_BLOCKS;
     fd_group_bits(keep + group * FD_GROUP_WORDS, tile->tied + group * FD_GROUP_WORDS, s,
-                  tile->in_order ? v_iota(*block) : v_words(block));
+                  tile->in_order ? v_iota(tile->block[0] + first) : v_words(tile->block + first));
 }
 
 FD_INLINE int fd_touches(unsigned group, unsigned lo, unsigned hi) {
@@ -190,7 +194,7 @@ static void FD_CAT(fd_bits, FD_ISA)(uint8_t *out, uint64_t begin, uint64_t first
 static void FD_CAT(fd_gather, FD_ISA)(uint64_t *strip, const fd_runs *runs, fd_schedule *s) {
     fd_tile tile;
     uint64_t keep[FD_TILE_WORDS + 1];
-    keep[FD_TILE_WORDS] = 0;
+    memset(keep, 0, sizeof keep);
     fd_tile_list(&tile, s, runs->block, runs->n_blocks);
     fd_tile_bits(keep, &tile, s, 0, runs->n_blocks * FD_BLOCK);
     for (const fd_run *r = runs->run; r < runs->run + runs->n_runs; r++) {

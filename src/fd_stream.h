@@ -35,8 +35,6 @@ enum {
                                          /* element 64w + j of the tile                */
 };
 
-enum { FD_ALIGNED_FROM = 2 * FD_TILE }; /* elements from which aligning the stores pays */
-
 #define FD_KEEP_ALL 0ull         /* drop_threshold of p = 0 */
 #define FD_DROP_ALL (1ull << 40) /* drop_threshold of p = 1 */
 
@@ -115,8 +113,8 @@ FD_INLINE int fd_schedule_bit(const fd_schedule *s, int plane) {
  * in common, so that the high counter words of planes and of tails are the same for all.
  */
 typedef struct {
-    uint32_t block[FD_TILE_BLOCKS + 1]; /* b mod 2^32; the last belongs to no element */
-    int in_order;                       /* whether each block follows the one before it */
+    int in_order;                       /* whether each block follows the one before it: then */
+    uint32_t block[FD_TILE_BLOCKS + 1]; /* only the first is here. b mod 2^32; the 17th is 0 */
     uint32_t tail_high;                 /* high block word of the tails */
     uint64_t tied[FD_TILE_WORDS];       /* elements that the planes leave undecided */
 } fd_tile;
@@ -124,14 +122,13 @@ typedef struct {
 FD_INLINE void fd_tile_init(fd_tile *tile, fd_schedule *s, uint64_t block) {
     /* block b of the planes has the elements of blocks 32b .. 32b+31 of the tails */
     tile->tail_high = (uint32_t)(block >> 27);
-    tile->block[FD_TILE_BLOCKS] = 0;
     if ((uint32_t)(block >> 32) != s->block_high) fd_schedule_planes(s, (uint32_t)(block >> 32));
 }
 
 /* Tile number `number` of the stream, of which n elements are wanted. */
 FD_INLINE void fd_tile_range(fd_tile *tile, fd_schedule *s, uint64_t number, unsigned n) {
     const uint64_t block = number * FD_TILE_BLOCKS;
-    for (unsigned i = 0; i < FD_TILE_BLOCKS; i++) tile->block[i] = (uint32_t)block + i;
+    tile->block[0] = (uint32_t)block;
     tile->in_order = 1;
     fd_tile_init(tile, s, block);
     if (n != FD_TILE) memset(tile->tied, 0, sizeof tile->tied);
@@ -140,7 +137,8 @@ FD_INLINE void fd_tile_range(fd_tile *tile, fd_schedule *s, uint64_t number, uns
 /*
  * Runs of up to 16 blocks, in any order, that all have b div 2^27 in common: run r takes n bits from
  * bit `from` of the list of blocks on (of 128 bits each) to bit `to` of a strip; a shared run takes
- * one bit, n times. The strip has a word more than its bits need, and block[] has one to spare.
+ * one bit, n times. They come in rising order of `to`, without a gap, and bits after the last are
+ * garbage. The strip has a word more than its bits need, and block[] one more than its blocks.
  */
 enum { FD_MAX_RUNS = 256 };
 typedef struct {
@@ -149,13 +147,14 @@ typedef struct {
 typedef struct fd_runs {
     int shared;
     unsigned n_blocks, n_runs;
-    uint64_t block[FD_TILE_BLOCKS + 2];
+    uint64_t block[FD_TILE_BLOCKS + 1];
     fd_run run[FD_MAX_RUNS];
 } fd_runs;
 
 FD_INLINE void fd_tile_list(fd_tile *tile, fd_schedule *s, const uint64_t *block, unsigned n) {
     for (unsigned i = 0; i < FD_TILE_BLOCKS; i++)
         tile->block[i] = (uint32_t)block[i < n ? i : n - 1];
+    tile->block[FD_TILE_BLOCKS] = 0;
     tile->in_order = 0;
     fd_tile_init(tile, s, block[0]);
     memset(tile->tied, 0, sizeof tile->tied);

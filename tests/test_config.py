@@ -127,7 +127,13 @@ def test_show_config(capsys):
     fd.show_config()
     text = capsys.readouterr().out
     assert f"fastdrop {fd.__version__} (stream 1)" in text
-    assert f"ISA: {fd.get_isa()}" in text
+    assert f"ISA: {fd.get_isa()}, " in text
+    fd.set_isa("baseline")
+    fd.show_config()
+    assert "ISA: baseline, set_isa (" in capsys.readouterr().out
+    run = python("import fastdrop as fd; fd.show_config()", FASTDROP_ISA="baseline")
+    assert "ISA: baseline, FASTDROP_ISA (" in run.stdout
+    assert ", widest usable (" in python("import fastdrop as fd; fd.show_config()").stdout
     assert "threads: 3 (set_num_threads)" in text
 
 

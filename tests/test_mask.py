@@ -61,7 +61,21 @@ def test_windows_far_out(isa, start):
 
 
 @pytest.mark.parametrize(
-    "key", [np.s_[::2], np.s_[::-1], None, True, [0, 1], 1.5, np.array([True]), (0, 0, 0, 0), 20]
+    "key",
+    [
+        np.s_[::2],
+        np.s_[::-1],
+        np.s_["a":],
+        np.s_[1.5:],
+        np.s_[::0],
+        None,
+        True,
+        [0, 1],
+        1.5,
+        np.array([True]),
+        (0, 0, 0, 0),
+        20,
+    ],
 )
 def test_other_indices(key):
     with pytest.raises(IndexError):
@@ -137,11 +151,13 @@ def test_immutable():
 
 
 def masks():
-    gen = fd.Generator(2**64 - 1, position=2**64 - 5)
+    gen = fd.Generator(2**64 - 1, position=2**64 - 9)
     yield gen.mask(7, 0.1)
     yield gen.mask((3, 4, 5, 2**40), 1 / 3, noise_shape=(3, 1, 5, None))
     yield gen.mask((2**20, 2**19, 2**19), 0.123456789012345)[2**19 :, 5, 77:1000]
     yield gen.mask((2**40, 2**40), noise_shape=(1, 2**40))[2**39 :]
+    yield gen.mask((0, 2**60))
+    yield gen.mask((0, 2**60, 2**60), noise_shape=(0, 2**60, 1))
 
 
 @pytest.mark.parametrize("mask", list(masks()), ids=str)
@@ -166,6 +182,7 @@ def test_refused_dicts():
         ({"stream": None}, ValueError),
         ({"p": 1.5}, ValueError),
         ({"seed": -1}, ValueError),
+        ({"seed": True}, TypeError),
         ({"seed": 2**64}, ValueError),
         ({"first": 2**58}, ValueError),
         ({"strides": [1]}, ValueError),

@@ -115,6 +115,20 @@ def test_affine(isa, dtype):
             same(y, np.where(keep, kept, real(values[2])).astype(dtype))
 
 
+@pytest.mark.parametrize("noise_shape", [None, (40, 1, 90), (40, 3, 1)])
+def test_affine_windows_and_shared_axes(isa, noise_shape):
+    """By way of a mask; 4,096 elements and more, short runs and shared ones."""
+    x = specials(40 * 3 * 90, np.dtype(np.float64)).reshape(40, 3, 90)
+    mask = fd.Mask(3, 1, x.shape, 0.3, noise_shape=noise_shape, scale=1.7, shift=-0.3, fill=0.77)
+    keep = _reference.keep_array(3, 1, x.shape, 0.3, noise_shape)
+    with np.errstate(all="ignore"):
+        want = np.where(keep, x * 1.7 - 0.3, 0.77)
+        grad = np.where(keep, x * 1.7, 0.0)
+    same(mask.apply(x), want)
+    same(mask.backward(x), grad)
+    same(mask[3:, :, 5:50].apply(x[3:, :, 5:50]), np.ascontiguousarray(want[3:, :, 5:50]))
+
+
 def test_every_value_of_the_16_bit_types(isa):
     """All 65,536 of each, kept and scaled: conversions and rounding in both directions."""
     import ml_dtypes

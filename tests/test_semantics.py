@@ -217,6 +217,14 @@ def test_size_0_takes_a_position(shape):
     assert mask.packbits().shape == (0,)
 
 
+RNGS = [5, fd.Generator(5)]  # the second takes the way of small calls, where there is one
+
+
+def fresh(rng):
+    """An rng whose next mask is that of seed 5, position 0."""
+    return fd.Generator(5) if isinstance(rng, fd.Generator) else rng
+
+
 def layouts(x):
     """The same values in every layout that NumPy has."""
     swapped = x.astype(x.dtype.newbyteorder(">"))
@@ -231,16 +239,20 @@ def layouts(x):
     yield "negative strides", x[::-1, ::-1].copy()[::-1, ::-1]
     yield "byte-swapped", swapped
     yield "misaligned", misaligned
-    yield "list", x.tolist()
+    if x.dtype == np.float64:
+        yield "list", x.tolist()
     yield "read-only", np.frombuffer(x.tobytes(), x.dtype).reshape(x.shape)
     yield "subclass", x.view(type("Sub", (np.ndarray,), {}))
 
 
-def test_layouts_give_the_values_of_their_c_copy():
-    x = np.random.default_rng(1).standard_normal((40, 70))
-    want = fd.dropout(x, 0.3, rng=5)
+@pytest.mark.parametrize("rng", RNGS, ids=str)
+def test_layouts_give_the_values_of_their_c_copy(dtype, rng):
+    x = np.random.default_rng(1).standard_normal((40, 70)).astype(dtype)
+    want, mask = fd.dropout(x, 0.3, rng=5, return_mask=True)
+    np.testing.assert_array_equal(want, _reference.dropout(x, mask.keep(), 1 / 0.7))
     for name, other in layouts(x):
-        y = fd.dropout(other, 0.3, rng=5)
+        np.testing.assert_array_equal(mask.apply(other), want, err_msg=name)
+        y = fd.dropout(other, 0.3, rng=fresh(rng))
         np.testing.assert_array_equal(y, want, err_msg=name)
         assert type(y) is np.ndarray, name
         assert y.flags.c_contiguous, name
@@ -268,8 +280,15 @@ def test_what_numpy_cannot_read_is_refused():
         def __array__(self, dtype=None, copy=None):
             raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
 
+        def detach(self):
+            return self
+
     with pytest.raises(TypeError, match=r"requires grad.*detach\(\)\.cpu\(\)\.numpy\(\)"):
         fd.dropout(Tensor())
+    with pytest.raises(
+        TypeError, match=r"^x cannot be read as a NumPy array .*inhomogeneous shape"
+    ):
+        fd.dropout([[1.0], [1.0, 2.0]])
 
 
 # ---- out -----------------------------------------------------------------------------------------
@@ -309,29 +328,34 @@ def test_reversed_overlap():
     np.testing.assert_array_equal(base, want)
 
 
-def out_layouts():
-    yield "F order", np.empty((30, 40), order="F")
-    yield "sliced", np.empty((30, 80))[:, ::2]
-    yield "negative strides", np.empty((30, 40))[::-1, ::-1]
-    yield "byte-swapped", np.empty((30, 40), ">f8")
-    raw = bytearray(30 * 40 * 8 + 1)
-    yield "misaligned", np.frombuffer(raw, np.float64, 1200, offset=1).reshape(30, 40)
+def out_layouts(dtype):
+    yield "F order", np.empty((30, 40), dtype, order="F")
+    yield "sliced", np.empty((30, 80), dtype)[:, ::2]
+    yield "negative strides", np.empty((30, 40), dtype)[::-1, ::-1]
+    yield "byte-swapped", np.empty((30, 40), dtype.newbyteorder(">"))
+    raw = bytearray(30 * 40 * dtype.itemsize + 1)
+    yield "misaligned", np.frombuffer(raw, dtype, 1200, offset=1).reshape(30, 40)
 
 
-def test_out_in_every_layout():
-    x = np.random.default_rng(1).standard_normal((30, 40))
-    want = fd.dropout(x, 0.3, rng=5)
-    for name, out in out_layouts():
-        assert fd.dropout(x, 0.3, rng=5, out=out) is out, name
+@pytest.mark.parametrize("rng", RNGS, ids=str)
+def test_out_in_every_layout(dtype, rng):
+    x = np.random.default_rng(1).standard_normal((30, 40)).astype(dtype)
+    want, mask = fd.dropout(x, 0.3, rng=5, return_mask=True)
+    for name, out in out_layouts(dtype):
+        assert fd.dropout(x, 0.3, rng=fresh(rng), out=out) is out, name
+        np.testing.assert_array_equal(out, want, err_msg=name)
+        out[...] = 0
+        mask.apply(x, out=out)
         np.testing.assert_array_equal(out, want, err_msg=name)
 
 
-def test_in_place_in_every_layout():
-    x = np.random.default_rng(1).standard_normal((30, 40))
+@pytest.mark.parametrize("rng", RNGS, ids=str)
+def test_in_place_in_every_layout(dtype, rng):
+    x = np.random.default_rng(1).standard_normal((30, 40)).astype(dtype)
     want = fd.dropout(x, 0.3, rng=5)
-    for name, out in out_layouts():
+    for name, out in out_layouts(dtype):
         out[...] = x
-        fd.dropout(out, 0.3, rng=5, out=out)
+        fd.dropout(out, 0.3, rng=fresh(rng), out=out)
         np.testing.assert_array_equal(out, want, err_msg=name)
 
 

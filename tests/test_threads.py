@@ -1,9 +1,12 @@
 """One call over several threads: same bits, no thread before it is needed, fork, interrupts."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -118,6 +121,7 @@ def test_an_error_reaches_the_caller_when_all_are_done():
         try:
             if begin == 0:
                 raise KeyError("first range")
+            time.sleep(0.05)
         finally:
             at_work.remove(begin)
 
@@ -159,16 +163,58 @@ def test_keyboard_interrupt_waits_for_the_workers():
     assert run.stdout.strip() == "[] [False, True]", run.stderr
 
 
+INTERRUPTS = """
+import faulthandler, random, signal, time
+import numpy as np, fastdrop as fd
+from fastdrop import parallel
+fd.set_num_threads(3)
+parallel.PARALLEL_FROM_BYTES = parallel.RANGE_BYTES = 1
+x = np.ones(1 << 17, np.float32)
+want = fd.dropout(x, .5, rng=0)
+y = np.empty_like(x)
+def interrupt(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, interrupt)
+random = random.Random(0)
+interrupts, end = 0, time.time() + 4
+while time.time() < end:
+    faulthandler.dump_traceback_later(20, exit=True)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1e-4 + 1e-3 * random.random())
+        while True:
+            fd.dropout(x, .5, rng=0, out=y)
+    except KeyboardInterrupt:
+        interrupts += 1
+        y[:] = 7  # a worker that still wrote would spoil it
+        time.sleep(2e-4)
+        assert (y == 7).all()
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert parallel._owner is None
+assert (fd.dropout(x, .5, rng=0) == want).all()
+print(interrupts > 100)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
+def test_interrupts_at_any_moment_neither_hang_nor_leave_work_behind():
+    run = run_python(INTERRUPTS)
+    assert run.stdout.strip() == "True", run.stderr
+
+
 def test_where_no_thread_can_be_started(monkeypatch):
     fd.set_num_threads(2)
-    monkeypatch.setattr(parallel, "_pool", None)
+    monkeypatch.setattr(parallel, "_workers", [])
 
     def refuse(self):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     x = np.ones(LARGE, np.float32)
+    alive = weakref.ref(x)
     y = fd.dropout(x, 0.5, rng=1)
+    del x
+    assert alive() is None  # nothing waits with the arrays for a thread that never comes
+    x = np.ones(LARGE, np.float32)
     monkeypatch.undo()
     fd.set_num_threads(1)
     np.testing.assert_array_equal(y, fd.dropout(x, 0.5, rng=1))
