@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self, overload
+from typing import Any, ClassVar, Literal, Self, overload
 
 from numpy.typing import ArrayLike, NDArray
 
@@ -30,7 +30,10 @@ Array = NDArray[Any]
 class _Layer:
     """What all layers have: the rate, the generator, the mask of the last pass, the state."""
 
-    def __init__(self, p: float, rng: Any) -> None:
+    _function: ClassVar[str]  # of fastdrop.functional
+    _settings: ClassVar[dict[str, Any]] = {}  # its further arguments and defaults
+
+    def __init__(self, p: float = 0.5, *, rng: Any = None) -> None:
         self.p = p
         self.training = True
         self.mask: Mask | None = None
@@ -42,11 +45,16 @@ class _Layer:
 
     def _drop(self, x: ArrayLike, out: Array | None) -> tuple[Array, Mask]:
         """Apply the layer's function, in training or not."""
-        raise TypeError(f"{type(self).__name__} is no layer by itself")
-
-    def _settings(self) -> list[str]:
-        """Return the arguments beside p that repr shows."""
-        return []
+        result: tuple[Array, Mask] = getattr(functional, self._function)(
+            x,
+            self._p,
+            training=self.training,
+            rng=self._rng,
+            out=out,
+            return_mask=True,
+            **{name: getattr(self, name) for name in self._settings},
+        )
+        return result
 
     @property
     def p(self) -> float:
@@ -185,7 +193,11 @@ class _Layer:
         self._p = p
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join([f'p={self._p}', *self._settings()])})"
+        shown = [f"p={self._p}"]
+        for name, default in self._settings.items():
+            if getattr(self, name) != default:
+                shown.append(f"{name}={getattr(self, name)!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 class Dropout(_Layer):
@@ -255,6 +267,9 @@ class Dropout(_Layer):
     array([1., 1., 1., 1.])
     """
 
+    _function = "dropout"
+    _settings: ClassVar[dict[str, Any]] = {"noise_shape": None, "mode": "upscale_in_train"}
+
     def __init__(
         self,
         p: float = 0.5,
@@ -264,11 +279,12 @@ class Dropout(_Layer):
         mode: str = "upscale_in_train",
     ) -> None:
         functional.check_mode(mode)
-        super().__init__(p, rng)
+        super().__init__(p, rng=rng)
         self.noise_shape = noise_shape
         self.mode = mode
 
     def _drop(self, x: ArrayLike, out: Array | None) -> tuple[Array, Mask]:
+        # spelt out, for this is the layer that trainers call most
         return functional.dropout(
             x,
             self._p,
@@ -279,10 +295,6 @@ class Dropout(_Layer):
             out=out,
             return_mask=True,
         )
-
-    def _settings(self) -> list[str]:
-        shown = [] if self.noise_shape is None else [f"noise_shape={self.noise_shape}"]
-        return shown + ([] if self.mode == "upscale_in_train" else [f"mode={self.mode!r}"])
 
 
 class Dropout1d(_Layer):
@@ -322,26 +334,14 @@ class Dropout1d(_Layer):
     (2, 3, 1)
     """
 
+    _function = "dropout1d"
+    _settings: ClassVar[dict[str, Any]] = {"data_format": "channels_first"}
+
     def __init__(
         self, p: float = 0.5, *, data_format: str = "channels_first", rng: Any = None
     ) -> None:
-        super().__init__(p, rng)
+        super().__init__(p, rng=rng)
         self.data_format = data_format
-
-    def _drop(self, x: ArrayLike, out: Array | None) -> tuple[Array, Mask]:
-        result: tuple[Array, Mask] = functional.dropout1d(
-            x,
-            self._p,
-            training=self.training,
-            rng=self._rng,
-            data_format=self.data_format,
-            out=out,
-            return_mask=True,
-        )
-        return result
-
-    def _settings(self) -> list[str]:
-        return [] if self.data_format == "channels_first" else [f"data_format={self.data_format!r}"]
 
 
 class Dropout2d(_Layer):
@@ -381,26 +381,14 @@ class Dropout2d(_Layer):
     (2, 3, 1, 1)
     """
 
+    _function = "dropout2d"
+    _settings: ClassVar[dict[str, Any]] = {"data_format": "channels_first"}
+
     def __init__(
         self, p: float = 0.5, *, data_format: str = "channels_first", rng: Any = None
     ) -> None:
-        super().__init__(p, rng)
+        super().__init__(p, rng=rng)
         self.data_format = data_format
-
-    def _drop(self, x: ArrayLike, out: Array | None) -> tuple[Array, Mask]:
-        result: tuple[Array, Mask] = functional.dropout2d(
-            x,
-            self._p,
-            training=self.training,
-            rng=self._rng,
-            data_format=self.data_format,
-            out=out,
-            return_mask=True,
-        )
-        return result
-
-    def _settings(self) -> list[str]:
-        return [] if self.data_format == "channels_first" else [f"data_format={self.data_format!r}"]
 
 
 class Dropout3d(_Layer):
@@ -440,26 +428,14 @@ class Dropout3d(_Layer):
     (2, 3, 1, 1, 1)
     """
 
+    _function = "dropout3d"
+    _settings: ClassVar[dict[str, Any]] = {"data_format": "channels_first"}
+
     def __init__(
         self, p: float = 0.5, *, data_format: str = "channels_first", rng: Any = None
     ) -> None:
-        super().__init__(p, rng)
+        super().__init__(p, rng=rng)
         self.data_format = data_format
-
-    def _drop(self, x: ArrayLike, out: Array | None) -> tuple[Array, Mask]:
-        result: tuple[Array, Mask] = functional.dropout3d(
-            x,
-            self._p,
-            training=self.training,
-            rng=self._rng,
-            data_format=self.data_format,
-            out=out,
-            return_mask=True,
-        )
-        return result
-
-    def _settings(self) -> list[str]:
-        return [] if self.data_format == "channels_first" else [f"data_format={self.data_format!r}"]
 
 
 class AlphaDropout(_Layer):
@@ -497,19 +473,7 @@ class AlphaDropout(_Layer):
     2
     """
 
-    def __init__(self, p: float = 0.5, *, rng: Any = None) -> None:
-        super().__init__(p, rng)
-
-    def _drop(self, x: ArrayLike, out: Array | None) -> tuple[Array, Mask]:
-        result: tuple[Array, Mask] = functional.alpha_dropout(
-            x,
-            self._p,
-            training=self.training,
-            rng=self._rng,
-            out=out,
-            return_mask=True,
-        )
-        return result
+    _function = "alpha_dropout"
 
 
 class FeatureAlphaDropout(_Layer):
@@ -547,19 +511,7 @@ class FeatureAlphaDropout(_Layer):
     (8, 3, 1)
     """
 
-    def __init__(self, p: float = 0.5, *, rng: Any = None) -> None:
-        super().__init__(p, rng)
-
-    def _drop(self, x: ArrayLike, out: Array | None) -> tuple[Array, Mask]:
-        result: tuple[Array, Mask] = functional.feature_alpha_dropout(
-            x,
-            self._p,
-            training=self.training,
-            rng=self._rng,
-            out=out,
-            return_mask=True,
-        )
-        return result
+    _function = "feature_alpha_dropout"
 
 
 class DropPath(_Layer):
@@ -598,24 +550,12 @@ class DropPath(_Layer):
     array([2., 0., 2., 0.])
     """
 
+    _function = "drop_path"
+    _settings: ClassVar[dict[str, Any]] = {"scale_by_keep": True}
+
     def __init__(self, p: float = 0.0, *, scale_by_keep: bool = True, rng: Any = None) -> None:
-        super().__init__(p, rng)
+        super().__init__(p, rng=rng)
         self.scale_by_keep = scale_by_keep
-
-    def _drop(self, x: ArrayLike, out: Array | None) -> tuple[Array, Mask]:
-        result: tuple[Array, Mask] = functional.drop_path(
-            x,
-            self._p,
-            training=self.training,
-            rng=self._rng,
-            scale_by_keep=self.scale_by_keep,
-            out=out,
-            return_mask=True,
-        )
-        return result
-
-    def _settings(self) -> list[str]:
-        return [] if self.scale_by_keep else [f"scale_by_keep={self.scale_by_keep!r}"]
 
 
 class LockedDropout(_Layer):
@@ -655,24 +595,12 @@ class LockedDropout(_Layer):
     True
     """
 
+    _function = "locked_dropout"
+    _settings: ClassVar[dict[str, Any]] = {"time_axis": 0}
+
     def __init__(self, p: float = 0.5, *, time_axis: int = 0, rng: Any = None) -> None:
-        super().__init__(p, rng)
+        super().__init__(p, rng=rng)
         self.time_axis = time_axis
-
-    def _drop(self, x: ArrayLike, out: Array | None) -> tuple[Array, Mask]:
-        result: tuple[Array, Mask] = functional.locked_dropout(
-            x,
-            self._p,
-            training=self.training,
-            rng=self._rng,
-            time_axis=self.time_axis,
-            out=out,
-            return_mask=True,
-        )
-        return result
-
-    def _settings(self) -> list[str]:
-        return [] if self.time_axis == 0 else [f"time_axis={self.time_axis!r}"]
 
 
 class EmbeddingDropout(_Layer):
@@ -710,16 +638,4 @@ class EmbeddingDropout(_Layer):
     array([2., 0., 2., 0.])
     """
 
-    def __init__(self, p: float = 0.5, *, rng: Any = None) -> None:
-        super().__init__(p, rng)
-
-    def _drop(self, x: ArrayLike, out: Array | None) -> tuple[Array, Mask]:
-        result: tuple[Array, Mask] = functional.embedding_dropout(
-            x,
-            self._p,
-            training=self.training,
-            rng=self._rng,
-            out=out,
-            return_mask=True,
-        )
-        return result
+    _function = "embedding_dropout"
