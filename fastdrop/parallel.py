@@ -19,7 +19,7 @@ from collections.abc import Callable
 from fastdrop import config
 
 TILE = 2048  # elements; fd_stream.h. Ranges start at multiples of it
-PARALLEL_FROM_BYTES = 4 << 20  # of output; a smaller call stays in its thread
+PARALLEL_FROM_BYTES = 8 << 20  # of output; below it two threads were slower (bench/README.md)
 RANGE_BYTES = 512 << 10  # of output; the least that one claim is worth
 
 _lock = threading.Lock()  # guards _owner
