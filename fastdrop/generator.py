@@ -147,6 +147,8 @@ class Generator:
         ------
         TypeError, ValueError
             As `dropout` for ``p`` and ``noise_shape``. No position is taken then.
+        OverflowError
+            If the generator has used all its ``2**64`` positions.
 
         Examples
         --------
@@ -176,6 +178,8 @@ class Generator:
         ------
         TypeError, ValueError
             If ``n`` is not an int, or is negative.
+        OverflowError
+            If the generator has used all its ``2**64`` positions.
 
         Examples
         --------

@@ -496,6 +496,8 @@ def _as_shape(shape: Any) -> tuple[int, ...]:
         )
     except TypeError:
         raise TypeError(f"shape must be an int or a sequence of ints, not {shape!r}") from None
+    if isinstance(shape, bool):
+        raise TypeError(f"shape must be an int or a sequence of ints, not {shape!r}")
     if any(n < 0 for n in sizes):
         raise ValueError(f"shape={sizes} has a negative size")
     if len(sizes) > 64:

@@ -107,7 +107,12 @@ def test_positions_never_wrap():
 
 def test_a_refused_mask_takes_no_position():
     gen = fd.Generator(1)
-    for bad in (lambda: gen.mask((-1,)), lambda: gen.mask(3, 2.0), lambda: gen.mask("x")):
+    for bad in (
+        lambda: gen.mask((-1,)),
+        lambda: gen.mask(3, 2.0),
+        lambda: gen.mask("x"),
+        lambda: gen.mask(True),
+    ):
         with pytest.raises((ValueError, TypeError)):
             bad()
     assert gen.position == 0
