@@ -12,12 +12,13 @@ import numpy as np
 
 from fastdrop import _core
 from fastdrop.config import STREAM
-from fastdrop.mask import Mask
+from fastdrop.mask import Mask, as_int
 
 __all__ = ["Generator", "seed"]
 
 POSITIONS = 2**64
 _TAG_SPAWN = 9  # fd_stream.h
+_CHILDREN = 2**56  # of one position: block numbers have 56 bits
 
 # Guards every generator's position. One for all, so that a forked child can replace it.
 _lock = threading.Lock()
@@ -187,10 +188,7 @@ class Generator:
         >>> [child.seed for child in fd.Generator(0).spawn(2)]
         [27122583055308173, 3195378543308105678]
         """
-        if isinstance(n, bool) or not isinstance(n, int | np.integer):
-            raise TypeError(f"n must be an int, not {type(n).__name__}")
-        if n < 0:
-            raise ValueError(f"n={n}: cannot spawn a negative number of generators")
+        n = as_int(n, "n", _CHILDREN)
         seed, position = self._take()
         words = (_core.block(seed, position, _TAG_SPAWN, child) for child in range(n))
         return [Generator(w[0] | w[1] << 32) for w in words]
@@ -216,19 +214,11 @@ def _read_state(state: Any) -> tuple[int, int]:
         )
     if not {"seed", "position"} <= state.keys():
         raise ValueError(f"state needs 'seed' and 'position'; it has {sorted(state)}")
-    return _as_int(state["seed"], "seed", POSITIONS - 1), _as_position(state["position"])
-
-
-def _as_int(value: Any, name: str, largest: int) -> int:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if not 0 <= value <= largest:
-        raise ValueError(f"{name}={value} is outside [0, {largest}]")
-    return int(value)
+    return as_int(state["seed"], "seed", POSITIONS - 1), _as_position(state["position"])
 
 
 def _as_position(position: Any) -> int:
-    return _as_int(position, "position", POSITIONS)
+    return as_int(position, "position", POSITIONS)
 
 
 def _as_seed(seed: Any) -> int:
@@ -241,7 +231,7 @@ def _as_seed(seed: Any) -> int:
         return low | high << 32
     if isinstance(seed, bool | np.bool_) or not isinstance(seed, int | np.integer):
         raise TypeError(f"{_wrong_rng('seed', seed)}")
-    return _as_int(seed, "seed", POSITIONS - 1)
+    return as_int(seed, "seed", POSITIONS - 1)
 
 
 def _wrong_rng(name: str, value: Any) -> str:

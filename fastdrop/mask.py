@@ -111,7 +111,7 @@ class Mask:
         if not all(map(math.isfinite, (scale, shift, fill))):
             raise ValueError(f"scale={scale}, shift={shift} and fill={fill} must be finite")
         strides = strides_of(shape, noise_shape)
-        seed, position = _as_word(seed, "seed"), _as_word(position, "position")
+        seed, position = as_int(seed, "seed"), as_int(position, "position")
         values = float(scale), float(shift), float(fill)
         _put(self, "_recipe", Fields(seed, position, p, *values, 0, shape, strides))
 
@@ -390,8 +390,8 @@ class Mask:
         shared = (1,) * len(shape)
         values = {name: float(d[name]) for name in ("scale", "shift", "fill")}
         mask = cls(d["seed"], d["position"], shape, d["p"], noise_shape=shared, **values)
-        first = _as_word(d["first"], "first")
-        strides = tuple(_as_word(s, "strides") for s in d["strides"])
+        first = as_int(d["first"], "first")
+        strides = tuple(as_int(s, "strides") for s in d["strides"])
         if len(strides) != len(shape):
             raise ValueError(f"strides {strides} do not fit shape {shape}")
         axes = zip(shape, strides, strict=True)
@@ -469,11 +469,12 @@ def rate_of(p: float) -> tuple[int, float]:
     return drop_threshold(p), scale_of(p)
 
 
-def _as_word(value: Any, name: str) -> int:
+def as_int(value: Any, name: str, largest: int = 2**64 - 1) -> int:
+    """Return an int in ``[0, largest]``, or say what is wrong with it."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if not 0 <= value < 2**64:
-        raise ValueError(f"{name}={value} is not in [0, 2**64)")
+    if not 0 <= value <= largest:
+        raise ValueError(f"{name}={value} is outside [0, {largest}]")
     return int(value)
 
 

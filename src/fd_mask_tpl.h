@@ -107,23 +107,16 @@ FD_NOINLINE void fd_group_bits(uint64_t *keep, uint64_t *tied, const fd_schedule
 }
 
 /*
- * Settles the ties of a tile: their tails, V_BLOCKS at a time. A tile has 8 on average, and branches
- * on where they lie would be mispredicted, so two slots are written for each word that has any, and
- * the list is filled up with element FD_TILE: keep has a word to spare for it.
+ * Settles the ties of a tile: their tails, V_BLOCKS at a time. A tile has 8 on average; their list is
+ * filled up with element FD_TILE, for which keep has a word to spare.
  */
 FD_NOINLINE void fd_tile_tails(uint64_t *keep, const fd_tile *tile, fd_schedule *s) {
-    const uint64_t top = 1ull << 63;
     const uint32_t threshold = (uint32_t)s->drop_threshold;
-    uint16_t list[FD_TILE + V_BLOCKS + 1];
+    uint16_t list[FD_TILE + V_BLOCKS];
     unsigned n = 0;
     for (uint32_t words = v_nonzero(tile->tied); words; words &= words - 1) {
         const unsigned w = fd_ctz64(words);
-        uint64_t bits = tile->tied[w];
-        list[n++] = (uint16_t)(64 * w + fd_ctz64(bits));
-        bits &= bits - 1;
-        list[n] = (uint16_t)(64 * w + fd_ctz64(bits | top));
-        n += bits != 0;
-        for (bits &= bits - 1; bits; bits &= bits - 1)
+        for (uint64_t bits = tile->tied[w]; bits; bits &= bits - 1)
             list[n++] = (uint16_t)(64 * w + fd_ctz64(bits));
     }
     for (unsigned i = 0; i < V_BLOCKS; i++) list[n + i] = FD_TILE;
