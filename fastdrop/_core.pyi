@@ -32,3 +32,26 @@ def apply_small(
     max_bytes: int,
 ) -> tuple[int, int] | None: ...
 def bits(out: _Array, stream: _Stream, window: _Window, begin: int, n: int) -> None: ...
+def noise(
+    y: _Array,
+    x: _Array,
+    dtype: str,
+    stream: tuple[int, int],
+    sd: float,
+    additive: bool,
+    window: _Window,
+    begin: int,
+    n: int,
+) -> None: ...
+def fused(
+    y: _Array,
+    x: _Array,
+    dtype: str,
+    stream: _Stream,
+    scale: float,
+    residual: _Array | None,
+    bias: _Array,
+    first: int,
+    begin: int,
+    n: int,
+) -> None: ...

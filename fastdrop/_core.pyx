@@ -18,49 +18,6 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, strcmp
 
 
-cdef extern from "fastdrop.h" nogil:
-    ctypedef enum fd_dtype:
-        FD_F16
-        FD_BF16
-        FD_F32
-        FD_F64
-        FD_DTYPES
-    enum:
-        FD_ISAS
-        FD_MAX_NDIM
-    ctypedef struct fd_stream:
-        uint64_t seed
-        uint64_t position
-        uint64_t drop_threshold
-    ctypedef struct fd_values:
-        double scale
-        double shift
-        double fill
-    ctypedef struct fd_kernels:
-        const char *name
-    ctypedef struct fd_window:
-        pass
-    const char *fd_isa_names[]
-    const char *fd_dtype_names[]
-    const fd_kernels *fd_built(int isa)
-    const fd_kernels *fd_usable(int isa)
-    const fd_kernels *fd_widest()
-    void fd_window_init(fd_window *w, int ndim, const uint64_t *shape, const uint64_t *stride,
-                        uint64_t first)
-    void fd_window_plain(const fd_kernels *k, fd_dtype dtype, const fd_window *w, void *y,
-                         const void *x, uint64_t begin, uint64_t n, const fd_stream *stream,
-                         const fd_values *values)
-    void fd_window_affine(const fd_kernels *k, fd_dtype dtype, const fd_window *w, void *y,
-                          const void *x, uint64_t begin, uint64_t n, const fd_stream *stream,
-                          const fd_values *values)
-    void fd_window_bits(const fd_kernels *k, const fd_window *w, uint8_t *out, uint64_t begin,
-                        uint64_t n, const fd_stream *stream)
-
-cdef extern from "fd_stream.h" nogil:
-    void fd_stream_block(uint32_t out[4], uint64_t seed, uint64_t position, unsigned tag,
-                         uint64_t block)
-
-
 # The kernels in use. Written by set_isa alone; a pointer, so that readers see the old or the new.
 cdef const fd_kernels *kernels = fd_widest()
 
@@ -123,6 +80,30 @@ cdef int dtype_index(str name) except -1:
     raise ValueError(f"no kernels for dtype {name!r}")
 
 
+cdef class View:
+    """The bytes of a buffer, held as long as this lives."""
+
+    cdef Py_buffer of
+
+    def __cinit__(self, thing, bint writable):
+        PyObject_GetBuffer(thing, &self.of, PyBUF_SIMPLE | (PyBUF_WRITABLE * writable))
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self.of)
+
+
+cdef int item_bytes(fd_dtype d) noexcept:
+    return 8 if d == FD_F64 else 4 if d == FD_F32 else 2
+
+
+cdef int check_size(View y, View x, fd_dtype d, uint64_t size, uint64_t begin,
+                    uint64_t n) except -1:
+    if (<uint64_t>y.of.len != size * item_bytes(d) or y.of.len != x.of.len or begin > size
+            or n > size - begin):
+        raise ValueError("arrays and window differ in size")
+    return 0
+
+
 cdef int run(fd_dtype dtype, const fd_window *w, bint affine, void *y, const void *x,
              uint64_t begin, uint64_t n, const fd_stream *s, const fd_values *v) except -1:
     cdef const fd_kernels *k = kernels
@@ -141,25 +122,60 @@ def apply(y, x, str dtype, tuple stream, tuple values, tuple window, uint64_t be
     cdef fd_stream s
     cdef fd_values v
     cdef uint64_t size
-    cdef Py_buffer to, source
     cdef fd_dtype d = <fd_dtype>dtype_index(dtype)
-    cdef int item_bytes = 8 if d == FD_F64 else 4 if d == FD_F32 else 2
     cdef bint affine = len(values) == 3
+    cdef View to = View(y, True), source = View(x, False)
     s.seed, s.position, s.drop_threshold = stream
     v.scale, v.shift, v.fill = values if affine else (values[0], 0.0, 0.0)
     read_window(&w, window, &size)
-    PyObject_GetBuffer(y, &to, PyBUF_SIMPLE | PyBUF_WRITABLE)
-    try:
-        PyObject_GetBuffer(x, &source, PyBUF_SIMPLE)
-        try:
-            if (<uint64_t>to.len != size * item_bytes or to.len != source.len or begin > size
-                    or n > size - begin):
-                raise ValueError("arrays and window differ in size")
-            run(d, &w, affine, to.buf, source.buf, begin, n, &s, &v)
-        finally:
-            PyBuffer_Release(&source)
-    finally:
-        PyBuffer_Release(&to)
+    check_size(to, source, d, size, begin, n)
+    run(d, &w, affine, to.of.buf, source.of.buf, begin, n, &s, &v)
+
+
+def noise(y, x, str dtype, tuple stream, double sd, bint additive, tuple window, uint64_t begin,
+          uint64_t n):
+    """Elements begin .. begin+n-1 of a window: y = x * (1 + sd * z), or x + sd * z. ``stream`` is
+    (seed, position)."""
+    cdef fd_window w
+    cdef fd_stream s
+    cdef uint64_t size
+    cdef fd_dtype d = <fd_dtype>dtype_index(dtype)
+    cdef const fd_kernels *k = kernels
+    cdef View to = View(y, True), source = View(x, False)
+    s.seed, s.position = stream
+    s.drop_threshold = 0
+    read_window(&w, window, &size)
+    check_size(to, source, d, size, begin, n)
+    with nogil:
+        fd_window_noise(k, d, &w, to.of.buf, source.of.buf, begin, n, &s, sd, additive)
+
+
+def fused(y, x, str dtype, tuple stream, double scale, residual, bias, uint64_t first,
+          uint64_t begin, uint64_t n):
+    """Elements begin .. begin+n-1 of whole arrays, of which element 0 has index `first`.
+
+    y = residual + (keep ? (x + bias) * scale : +0), or where residual is None y = keep ? x * scale
+    : +0, summed up in bias. Either bias has its period and FD_MAX_STEP elements more."""
+    cdef fd_stream s
+    cdef fd_fused f
+    cdef fd_dtype d = <fd_dtype>dtype_index(dtype)
+    cdef const fd_kernels *k = kernels
+    cdef bint backward = residual is None
+    cdef View to = View(y, True), source = View(x, False)
+    cdef View rows = View(x if backward else residual, False), columns = View(bias, backward)
+    cdef uint64_t size = source.of.len // item_bytes(d)
+    s.seed, s.position, s.drop_threshold = stream
+    check_size(to, source, d, size, begin, n)
+    check_size(rows, source, d, size, begin, n)
+    f.residual = NULL if backward else rows.of.buf
+    f.bias, f.bias_grad = columns.of.buf, columns.of.buf if backward else NULL
+    f.period = columns.of.len // (max(item_bytes(d), 4) if backward else item_bytes(d))
+    if f.period < 2 * FD_MAX_STEP:
+        raise ValueError("bias is too short")
+    f.period -= FD_MAX_STEP
+    f.column = 0
+    with nogil:
+        fd_range_fused(k, d, to.of.buf, source.of.buf, size, first, begin, n, &s, scale, &f)
 
 
 cdef int array_dtype(const Py_buffer *a, bint bf16) noexcept:
@@ -234,15 +250,11 @@ def bits(out, tuple stream, tuple window, uint64_t begin, uint64_t n):
     cdef fd_window w
     cdef fd_stream s
     cdef uint64_t size
-    cdef Py_buffer to
+    cdef View to = View(out, True)
     cdef const fd_kernels *k = kernels
     s.seed, s.position, s.drop_threshold = stream
     read_window(&w, window, &size)
-    PyObject_GetBuffer(out, &to, PyBUF_SIMPLE | PyBUF_WRITABLE)
-    try:
-        if <uint64_t>to.len != (size + 7) // 8 or begin > size or n > size - begin:
-            raise ValueError("buffer and window differ in size")
-        with nogil:
-            fd_window_bits(k, &w, <uint8_t *>to.buf, begin, n, &s)
-    finally:
-        PyBuffer_Release(&to)
+    if <uint64_t>to.of.len != (size + 7) // 8 or begin > size or n > size - begin:
+        raise ValueError("buffer and window differ in size")
+    with nogil:
+        fd_window_bits(k, &w, <uint8_t *>to.of.buf, begin, n, &s)

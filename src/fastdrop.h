@@ -46,6 +46,36 @@ typedef void fd_apply_fn(void *y, const void *x, uint64_t first, size_t n, const
 typedef void fd_bits_fn(uint8_t *out, uint64_t begin, uint64_t first, size_t n,
                         const fd_stream *stream);
 
+/*
+ * Dropout together with its neighbours in a network, row by row. Elements of one column are `period`
+ * apart; x[0] is in column `column`. With STEP = FD_MAX_STEP,
+ *
+ *   residual    y = residual + (keep ? (x + bias) * scale : +0); residual lies as x and y do, and is
+ *               either array or overlaps neither. bias has period + STEP elements, repeating after
+ *               period; -0 adds nothing
+ *   bias_grad   y = keep ? x * scale : +0, and y is added, in the compute type and in the order of
+ *               the rows, to bias_grad: period + STEP elements of that type, the last STEP of which
+ *               are 0 before and after
+ *
+ * period >= STEP and column < period. The rest is as for fd_apply_fn.
+ */
+enum { FD_MAX_STEP = 64 };
+typedef struct {
+    const void *residual, *bias;
+    void *bias_grad;
+    uint64_t period, column;
+} fd_fused;
+typedef void fd_fused_fn(void *y, const void *x, uint64_t first, size_t n, const fd_stream *stream,
+                         double scale, const fd_fused *fused, int bypass);
+
+/*
+ * Gaussian noise: y[j] = x[j] * (1 + sd * z), or where additive x[j] + sd * z, with z the stream's
+ * standard normal of element first + j (fd_normal_tpl.h), a float whatever the dtype. Each operation
+ * is rounded once to the compute type; drop_threshold is not looked at. first + n <= 2^58.
+ */
+typedef void fd_noise_fn(void *y, const void *x, uint64_t first, size_t n, const fd_stream *stream,
+                         double sd, int additive);
+
 /* Keep bits of short runs, put together in a strip of words: see fd_runs in fd_stream.h. */
 struct fd_runs;
 struct fd_schedule;
@@ -68,7 +98,10 @@ typedef struct {
     fd_gather_fn *gather;
     fd_apply_fn *plain[FD_DTYPES];
     fd_apply_fn *affine[FD_DTYPES];
+    fd_fused_fn *residual[FD_DTYPES];
+    fd_fused_fn *bias_grad[FD_DTYPES];
     fd_given_fn *given[FD_DTYPES];
+    fd_noise_fn *noise[FD_DTYPES];
     void (*fence)(void);
 } fd_kernels;
 
@@ -113,7 +146,17 @@ void fd_window_plain(const fd_kernels *k, fd_dtype dtype, const fd_window *w, vo
 void fd_window_affine(const fd_kernels *k, fd_dtype dtype, const fd_window *w, void *y,
                       const void *x, uint64_t begin, uint64_t n, const fd_stream *stream,
                       const fd_values *values);
+void fd_window_noise(const fd_kernels *k, fd_dtype dtype, const fd_window *w, void *y,
+                     const void *x, uint64_t begin, uint64_t n, const fd_stream *stream, double sd,
+                     int additive);
 void fd_window_bits(const fd_kernels *k, const fd_window *w, uint8_t *out, uint64_t begin,
                     uint64_t n, const fd_stream *stream);
+
+/* Elements begin .. begin+n-1 of an array of `size` elements, whose first has index `first`: by the
+ * residual kernel, or by bias_grad where fused has that. y, x, fused->residual and fused->column are
+ * those of element 0. */
+void fd_range_fused(const fd_kernels *k, fd_dtype dtype, void *y, const void *x, uint64_t size,
+                    uint64_t first, uint64_t begin, uint64_t n, const fd_stream *stream,
+                    double scale, const fd_fused *fused);
 
 #endif

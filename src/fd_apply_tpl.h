@@ -7,7 +7,7 @@
  *
  * and, over the primitives of the including file,
  *
- *   FD_STEP              elements that are applied together, in one or more vectors
+ *   FD_STEP              elements that are applied together, in one or more vectors; <= FD_MAX_STEP
  *   load, store          elements to and from the compute type; store rounds to nearest even
  *   bypass               store around the caches, to aligned memory; fence() once all are done
  *   splat                a double, rounded once to the compute type, in every lane
@@ -17,6 +17,13 @@
  *   keep_or_zero         selects lanes; dropped ones are never looked at
  *   keep_or              likewise, from two vectors
  *
+ * What is done with an element is a constant of each instance:
+ *
+ *   FD_PLAIN      y = keep ? x * scale : +0
+ *   FD_AFFINE     y = keep ? x * scale + shift : fill
+ *   FD_RESIDUAL   y = residual + (keep ? (x + bias) * scale : +0)
+ *   FD_BIAS_GRAD  FD_PLAIN, and bias_grad += y before it is rounded to the dtype
+ *
  * fd_given applies keep bits that were made elsewhere (fd_window.c).
  */
 
@@ -24,6 +31,9 @@
 #define FD_STORE FD_CAT(store, FD_DTYPE)
 #define FD_BYPASS FD_CAT(bypass, FD_DTYPE)
 #define FD_ELEM FD_CAT(fd_elem, FD_DTYPE)
+#define FD_SUM FD_CAT(fd_elem, FD_REAL)
+#define FD_LOAD_SUM FD_CAT(load, FD_REAL)
+#define FD_STORE_SUM FD_CAT(store, FD_REAL)
 #define FD_REAL_T FD_CAT(v, FD_REAL)
 #define FD_SPLAT FD_CAT(splat, FD_REAL)
 #define FD_MUL FD_CAT(mul, FD_REAL)
@@ -36,58 +46,108 @@
 /* Elements from which it pays to align the stores. */
 #define FD_ALIGNED_FROM (2 * FD_TILE)
 
-enum { FD_FN(fd_lanes) = sizeof(FD_REAL_T) / sizeof(FD_CAT(fd_elem, FD_REAL)) };
+enum { FD_FN(fd_lanes) = sizeof(FD_REAL_T) / sizeof(FD_SUM) };
 
-/* FD_STEP elements, whose keep bits start at i, a multiple of FD_STEP. */
-FD_INLINE void FD_FN(fd_step)(FD_ELEM *y, const FD_ELEM *x, const uint64_t *keep, unsigned i,
-                              const FD_REAL_T values[3], int affine, int bypass) {
+/* All that is the same for a whole call: the arrays, and the values in every lane. */
+typedef struct {
+    FD_ELEM *y;
+    const FD_ELEM *x, *residual, *bias;
+    FD_SUM *bias_grad;
+    size_t period, column; /* see fd_fused */
+    FD_REAL_T scale, shift, fill;
+} FD_FN(fd_call);
+
+FD_INLINE FD_FN(fd_call)
+    FD_FN(fd_call_init)(void *y, const void *x, const fd_values *values, const fd_fused *fused) {
+    FD_FN(fd_call) call;
+    memset(&call, 0, sizeof call);
+    call.y = (FD_ELEM *)y, call.x = (const FD_ELEM *)x;
+    if (fused) {
+        call.residual = (const FD_ELEM *)fused->residual, call.bias = (const FD_ELEM *)fused->bias;
+        call.bias_grad = (FD_SUM *)fused->bias_grad;
+        call.period = (size_t)fused->period, call.column = (size_t)fused->column;
+    }
+    call.scale = FD_SPLAT(values->scale);
+    call.shift = FD_SPLAT(values->shift), call.fill = FD_SPLAT(values->fill);
+    return call;
+}
+
+/* FD_STEP elements in a row of one column after the other, whose keep bits start at i, a multiple of
+ * FD_STEP. */
+FD_INLINE void FD_FN(fd_step)(FD_ELEM *y, const FD_ELEM *x, const FD_ELEM *residual, size_t column,
+                              const FD_FN(fd_call) * call, const uint64_t *keep, unsigned i, int op,
+                              int bypass) {
     FD_UNROLL
     for (unsigned lane = 0; lane < FD_STEP; lane += FD_FN(fd_lanes)) {
-        FD_REAL_T v = FD_MUL(FD_LOAD(x + lane), values[0]);
-        if (affine)
-            v = FD_KEEP_OR(FD_KEPT(keep, i, lane), FD_ADD(v, values[1]), values[2]);
+        FD_REAL_T v = FD_LOAD(x + lane);
+        if (op == FD_RESIDUAL) v = FD_ADD(v, FD_LOAD(call->bias + column + lane));
+        v = FD_MUL(v, call->scale);
+        if (op == FD_AFFINE)
+            v = FD_KEEP_OR(FD_KEPT(keep, i, lane), FD_ADD(v, call->shift), call->fill);
         else
             v = FD_KEEP_OR_ZERO(FD_KEPT(keep, i, lane), v);
+        if (op == FD_RESIDUAL) v = FD_ADD(FD_LOAD(residual + lane), v);
+        if (op == FD_BIAS_GRAD) {
+            FD_SUM *sum = call->bias_grad + column + lane;
+            FD_STORE_SUM(sum, FD_ADD(FD_LOAD_SUM(sum), v));
+        }
         if (bypass)
             FD_BYPASS(y + lane, v);
         else
             FD_STORE(y + lane, v);
     }
+    if (op == FD_BIAS_GRAD && column + FD_STEP > call->period) {
+        /* at once, so that each column's rows are summed in their order, whatever FD_STEP is */
+        FD_SUM *sum = call->bias_grad, *beyond = sum + call->period;
+        for (unsigned lane = 0; lane < FD_STEP; lane += FD_FN(fd_lanes)) {
+            FD_STORE_SUM(sum + lane, FD_ADD(FD_LOAD_SUM(sum + lane), FD_LOAD_SUM(beyond + lane)));
+            FD_STORE_SUM(beyond + lane, FD_SPLAT(0.0));
+        }
+    }
 }
 
-/* n elements within one step, from keep bit i on. */
-FD_INLINE void FD_FN(fd_part)(FD_ELEM *y, const FD_ELEM *x, const uint64_t *keep, unsigned i,
-                              unsigned n, const FD_REAL_T values[3], int affine) {
-    FD_ELEM from[FD_STEP] = {0}, to[FD_STEP];
+/* n elements within one step, from element `at` of the call and keep bit i on. */
+FD_INLINE void FD_FN(fd_part)(const FD_FN(fd_call) * call, size_t at, size_t column,
+                              const uint64_t *keep, unsigned i, unsigned n, int op) {
+    FD_ELEM from[FD_STEP] = {0}, residual[FD_STEP] = {0}, to[FD_STEP];
     const unsigned skip = i % FD_STEP;
-    memcpy(from + skip, x, n * sizeof *x);
-    FD_FN(fd_step)(to, from, keep, i - skip, values, affine, 0);
-    memcpy(y, to + skip, n * sizeof *y);
+    memcpy(from + skip, call->x + at, n * sizeof *from);
+    if (op == FD_RESIDUAL) memcpy(residual + skip, call->residual + at, n * sizeof *from);
+    if (column < skip) column += call->period;
+    FD_FN(fd_step)(to, from, residual, column - skip, call, keep, i - skip, op, 0);
+    memcpy(call->y + at, to + skip, n * sizeof *to);
 }
 
-/* n elements, from keep bit i on. */
-FD_INLINE void FD_FN(fd_steps)(FD_ELEM *y, const FD_ELEM *x, const uint64_t *keep, unsigned i,
-                               unsigned n, const FD_REAL_T values[3], int affine, int bypass) {
+/* n elements, from element `at` of the call and keep bit i on. */
+FD_INLINE void FD_FN(fd_steps)(const FD_FN(fd_call) * call, size_t at, const uint64_t *keep,
+                               unsigned i, unsigned n, int op, int bypass) {
+    const int in_columns = op == FD_RESIDUAL || op == FD_BIAS_GRAD;
+    size_t column = in_columns ? (call->column + at) % call->period : 0;
     if (i % FD_STEP) {
         const unsigned left = FD_STEP - i % FD_STEP, head = n < left ? n : left;
-        FD_FN(fd_part)(y, x, keep, i, head, values, affine);
-        x += head, y += head, i += head, n -= head;
+        FD_FN(fd_part)(call, at, column, keep, i, head, op);
+        at += head, i += head, n -= head;
+        if (in_columns && (column += head) >= call->period) column -= call->period;
     }
-    for (; n >= FD_STEP; n -= FD_STEP, i += FD_STEP, x += FD_STEP, y += FD_STEP)
-        FD_FN(fd_step)(y, x, keep, i, values, affine, bypass);
-    if (n) FD_FN(fd_part)(y, x, keep, i, n, values, affine);
+    const FD_ELEM *x = call->x + at, *residual = op == FD_RESIDUAL ? call->residual + at : NULL;
+    FD_ELEM *y = call->y + at;
+    for (; n >= FD_STEP; n -= FD_STEP, i += FD_STEP, x += FD_STEP, y += FD_STEP, at += FD_STEP) {
+        FD_FN(fd_step)(y, x, residual, column, call, keep, i, op, bypass);
+        if (op == FD_RESIDUAL) residual += FD_STEP;
+        if (in_columns && (column += FD_STEP) >= call->period) column -= call->period;
+    }
+    if (n) FD_FN(fd_part)(call, at, column, keep, i, n, op);
 }
 
-FD_INLINE void FD_FN(fd_apply)(FD_ELEM *y, const FD_ELEM *x, uint64_t first, size_t n,
-                               const fd_stream *stream, const fd_values *scalars, int affine,
-                               int bypass) {
-    const FD_REAL_T values[3] = {FD_SPLAT(scalars->scale), FD_SPLAT(scalars->shift),
-                                 FD_SPLAT(scalars->fill)};
+FD_INLINE void FD_FN(fd_apply)(void *y, const void *x, uint64_t first, size_t n,
+                               const fd_stream *stream, const fd_values *values,
+                               const fd_fused *fused, int op, int bypass) {
+    const FD_FN(fd_call) call = FD_FN(fd_call_init)(y, x, values, fused);
     /* From here on elements are counted from the start of the first tile: lo .. end-1. Steps are
      * laid skew elements before the tiles', so that their stores are aligned; a strip is the tile's
      * worth of steps, tile t shifted by skew, whose first bits are the last of tile t-1. */
     const uint64_t tile0 = first / FD_TILE, lo = first % FD_TILE, end = lo + n;
-    const unsigned to_aligned = (unsigned)((64 - (uintptr_t)y % 64) % 64 / sizeof *y);
+    const unsigned to_aligned = (unsigned)((64 - (uintptr_t)y % 64) % 64 / sizeof(FD_ELEM));
     const unsigned skew = n < FD_ALIGNED_FROM ? 0 : (unsigned)(0 - lo - to_aligned) % FD_STEP;
     uint64_t keep[1 + FD_TILE_WORDS + 1] = {0}, strip[FD_TILE_WORDS];
     fd_schedule s;
@@ -113,8 +173,7 @@ FD_INLINE void FD_FN(fd_apply)(FD_ELEM *y, const FD_ELEM *x, uint64_t first, siz
             if (done >= until) continue;
             const unsigned count = (unsigned)(until - done);
             const unsigned i = (unsigned)(done + skew) % FD_TILE;
-            FD_FN(fd_steps)(y + (done - lo), x + (done - lo), strip, i, count, values, affine,
-                            bypass);
+            FD_FN(fd_steps)(&call, (size_t)(done - lo), strip, i, count, op, bypass);
             done = until;
         }
         if (wanted && s.tails) fd_tile_tails(keep + 1, &tile, &s);
@@ -129,31 +188,48 @@ FD_INLINE void FD_FN(fd_apply)(FD_ELEM *y, const FD_ELEM *x, uint64_t first, siz
 static void FD_FN(fd_plain)(void *y, const void *x, uint64_t first, size_t n,
                             const fd_stream *stream, const fd_values *values, int bypass) {
     if (bypass && n >= FD_ALIGNED_FROM)
-        FD_FN(fd_apply)((FD_ELEM *)y, (const FD_ELEM *)x, first, n, stream, values, 0, 1);
+        FD_FN(fd_apply)(y, x, first, n, stream, values, NULL, FD_PLAIN, 1);
     else
-        FD_FN(fd_apply)((FD_ELEM *)y, (const FD_ELEM *)x, first, n, stream, values, 0, 0);
+        FD_FN(fd_apply)(y, x, first, n, stream, values, NULL, FD_PLAIN, 0);
 }
 
 static void FD_FN(fd_affine)(void *y, const void *x, uint64_t first, size_t n,
                              const fd_stream *stream, const fd_values *values, int bypass) {
     if (bypass && n >= FD_ALIGNED_FROM)
-        FD_FN(fd_apply)((FD_ELEM *)y, (const FD_ELEM *)x, first, n, stream, values, 1, 1);
+        FD_FN(fd_apply)(y, x, first, n, stream, values, NULL, FD_AFFINE, 1);
     else
-        FD_FN(fd_apply)((FD_ELEM *)y, (const FD_ELEM *)x, first, n, stream, values, 1, 0);
+        FD_FN(fd_apply)(y, x, first, n, stream, values, NULL, FD_AFFINE, 0);
 }
 
-static void FD_FN(fd_given)(void *y_, const void *x_, const uint64_t *keep, size_t n,
-                            const fd_values *scalars, int affine, int bypass) {
-    FD_ELEM *y = (FD_ELEM *)y_;
-    const FD_ELEM *x = (const FD_ELEM *)x_;
-    const FD_REAL_T values[3] = {FD_SPLAT(scalars->scale), FD_SPLAT(scalars->shift),
-                                 FD_SPLAT(scalars->fill)};
-    if (affine)
-        FD_FN(fd_steps)(y, x, keep, 0, (unsigned)n, values, 1, 0);
-    else if (bypass)
-        FD_FN(fd_steps)(y, x, keep, 0, (unsigned)n, values, 0, 1);
+static void FD_FN(fd_residual)(void *y, const void *x, uint64_t first, size_t n,
+                               const fd_stream *stream, double scale, const fd_fused *fused,
+                               int bypass) {
+    const fd_values values = {scale, 0.0, 0.0};
+    if (bypass && n >= FD_ALIGNED_FROM)
+        FD_FN(fd_apply)(y, x, first, n, stream, &values, fused, FD_RESIDUAL, 1);
     else
-        FD_FN(fd_steps)(y, x, keep, 0, (unsigned)n, values, 0, 0);
+        FD_FN(fd_apply)(y, x, first, n, stream, &values, fused, FD_RESIDUAL, 0);
+}
+
+static void FD_FN(fd_bias_grad)(void *y, const void *x, uint64_t first, size_t n,
+                                const fd_stream *stream, double scale, const fd_fused *fused,
+                                int bypass) {
+    const fd_values values = {scale, 0.0, 0.0};
+    if (bypass && n >= FD_ALIGNED_FROM)
+        FD_FN(fd_apply)(y, x, first, n, stream, &values, fused, FD_BIAS_GRAD, 1);
+    else
+        FD_FN(fd_apply)(y, x, first, n, stream, &values, fused, FD_BIAS_GRAD, 0);
+}
+
+static void FD_FN(fd_given)(void *y, const void *x, const uint64_t *keep, size_t n,
+                            const fd_values *values, int affine, int bypass) {
+    const FD_FN(fd_call) call = FD_FN(fd_call_init)(y, x, values, NULL);
+    if (affine)
+        FD_FN(fd_steps)(&call, 0, keep, 0, (unsigned)n, FD_AFFINE, 0);
+    else if (bypass)
+        FD_FN(fd_steps)(&call, 0, keep, 0, (unsigned)n, FD_PLAIN, 1);
+    else
+        FD_FN(fd_steps)(&call, 0, keep, 0, (unsigned)n, FD_PLAIN, 0);
 }
 
 #undef FD_ALIGNED_FROM
@@ -161,6 +237,9 @@ static void FD_FN(fd_given)(void *y_, const void *x_, const uint64_t *keep, size
 #undef FD_STORE
 #undef FD_BYPASS
 #undef FD_ELEM
+#undef FD_SUM
+#undef FD_LOAD_SUM
+#undef FD_STORE_SUM
 #undef FD_REAL_T
 #undef FD_SPLAT
 #undef FD_MUL
@@ -169,5 +248,3 @@ static void FD_FN(fd_given)(void *y_, const void *x_, const uint64_t *keep, size
 #undef FD_KEEP_OR_ZERO
 #undef FD_KEEP_OR
 #undef FD_FN
-#undef FD_DTYPE
-#undef FD_REAL

@@ -12,6 +12,7 @@
 FD_TARGET_BEGIN("avx2,f16c,bmi,bmi2")
 
 #define FD_ISA avx2
+#define FD_NEEDS FD_CPU_AVX2
 #define FD_STEP 32
 #define V_BLOCKS 4
 
@@ -73,6 +74,25 @@ FD_INLINE v_f32 load_f32(const float *x) { return _mm256_loadu_ps(x); }
 FD_INLINE void store_f32(float *y, v_f32 a) { _mm256_storeu_ps(y, a); }
 FD_INLINE void bypass_f32(float *y, v_f32 a) { _mm256_stream_ps(y, a); }
 
+typedef __m256i v_u32;
+
+FD_INLINE v_u32 words_u32(const uint64_t *words, unsigned i) {
+    return _mm256_loadu_si256((const __m256i *)(words + i / 2));
+}
+FD_INLINE v_u32 set1_u32(uint32_t a) { return _mm256_set1_epi32((int)a); }
+FD_INLINE v_u32 and_u32(v_u32 a, v_u32 b) { return _mm256_and_si256(a, b); }
+FD_INLINE v_u32 or_u32(v_u32 a, v_u32 b) { return _mm256_or_si256(a, b); }
+FD_INLINE v_u32 xor_u32(v_u32 a, v_u32 b) { return _mm256_xor_si256(a, b); }
+FD_INLINE v_u32 add_u32(v_u32 a, v_u32 b) { return _mm256_add_epi32(a, b); }
+FD_INLINE v_u32 sub_u32(v_u32 a, v_u32 b) { return _mm256_sub_epi32(a, b); }
+FD_INLINE v_u32 top_u32(v_u32 a) { return _mm256_srai_epi32(a, 31); }
+FD_INLINE v_f32 f32_of_u32(v_u32 a) { return _mm256_cvtepi32_ps(a); }
+FD_INLINE v_f32 f32_bits(v_u32 a) { return _mm256_castsi256_ps(a); }
+FD_INLINE v_u32 u32_bits(v_f32 a) { return _mm256_castps_si256(a); }
+FD_INLINE v_u32 select_u32(v_u32 m, v_u32 a, v_u32 b) { return _mm256_blendv_epi8(b, a, m); }
+FD_INLINE v_f32 div_f32(v_f32 a, v_f32 b) { return _mm256_div_ps(a, b); }
+FD_INLINE v_f32 normals_f32(const float *z) { return load_f32(z); }
+
 FD_INLINE v_f32 load_f16(const uint16_t *x) {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)x));
 }
@@ -115,36 +135,15 @@ FD_INLINE v_f64 keep_or_zero_f64(__m256i m, v_f64 a) {
 FD_INLINE v_f64 keep_or_f64(__m256i m, v_f64 a, v_f64 b) {
     return _mm256_blendv_pd(b, a, _mm256_castsi256_pd(m));
 }
+FD_INLINE v_f64 normals_f64(const float *z) { return _mm256_cvtps_pd(_mm_loadu_ps(z)); }
 FD_INLINE v_f64 load_f64(const double *x) { return _mm256_loadu_pd(x); }
 FD_INLINE void store_f64(double *y, v_f64 a) { _mm256_storeu_pd(y, a); }
 FD_INLINE void bypass_f64(double *y, v_f64 a) { _mm256_stream_pd(y, a); }
 
-#include "fd_mask_tpl.h"
-#define FD_DTYPE f16
-#define FD_REAL f32
-#include "fd_apply_tpl.h"
-#define FD_DTYPE bf16
-#define FD_REAL f32
-#include "fd_apply_tpl.h"
-#define FD_DTYPE f32
-#define FD_REAL f32
-#include "fd_apply_tpl.h"
-#define FD_DTYPE f64
-#define FD_REAL f64
-#include "fd_apply_tpl.h"
+#include "fd_kernels_tpl.h"
 
 FD_TARGET_END
 
-static const fd_kernels table = {
-    "avx2",
-    FD_CPU_AVX2,
-    fd_bits_avx2,
-    fd_gather_avx2,
-    {fd_plain_f16_avx2, fd_plain_bf16_avx2, fd_plain_f32_avx2, fd_plain_f64_avx2},
-    {fd_affine_f16_avx2, fd_affine_bf16_avx2, fd_affine_f32_avx2, fd_affine_f64_avx2},
-    {fd_given_f16_avx2, fd_given_bf16_avx2, fd_given_f32_avx2, fd_given_f64_avx2},
-    fd_fence_avx2,
-};
 const fd_kernels *const fd_kernels_avx2 = &table;
 #else
 const fd_kernels *const fd_kernels_avx2 = NULL;

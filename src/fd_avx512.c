@@ -19,6 +19,7 @@
 FD_AVX512_BEGIN
 
 #define FD_ISA avx512
+#define FD_NEEDS FD_CPU_AVX512
 #define FD_STEP 64
 #define V_BLOCKS 8
 
@@ -81,6 +82,27 @@ FD_INLINE v_f32 load_f32(const float *x) { return _mm512_loadu_ps(x); }
 FD_INLINE void store_f32(float *y, v_f32 a) { _mm512_storeu_ps(y, a); }
 FD_INLINE void bypass_f32(float *y, v_f32 a) { _mm512_stream_ps(y, a); }
 
+typedef __m512i v_u32;
+
+FD_INLINE v_u32 words_u32(const uint64_t *words, unsigned i) {
+    return _mm512_loadu_si512(words + i / 2);
+}
+FD_INLINE v_u32 set1_u32(uint32_t a) { return _mm512_set1_epi32((int)a); }
+FD_INLINE v_u32 and_u32(v_u32 a, v_u32 b) { return _mm512_and_si512(a, b); }
+FD_INLINE v_u32 or_u32(v_u32 a, v_u32 b) { return _mm512_or_si512(a, b); }
+FD_INLINE v_u32 xor_u32(v_u32 a, v_u32 b) { return _mm512_xor_si512(a, b); }
+FD_INLINE v_u32 add_u32(v_u32 a, v_u32 b) { return _mm512_add_epi32(a, b); }
+FD_INLINE v_u32 sub_u32(v_u32 a, v_u32 b) { return _mm512_sub_epi32(a, b); }
+FD_INLINE v_u32 top_u32(v_u32 a) { return _mm512_srai_epi32(a, 31); }
+FD_INLINE v_f32 f32_of_u32(v_u32 a) { return _mm512_cvtepi32_ps(a); }
+FD_INLINE v_f32 f32_bits(v_u32 a) { return _mm512_castsi512_ps(a); }
+FD_INLINE v_u32 u32_bits(v_f32 a) { return _mm512_castps_si512(a); }
+FD_INLINE v_u32 select_u32(v_u32 m, v_u32 a, v_u32 b) {
+    return _mm512_ternarylogic_epi32(m, a, b, 0xCA);
+}
+FD_INLINE v_f32 div_f32(v_f32 a, v_f32 b) { return _mm512_div_ps(a, b); }
+FD_INLINE v_f32 normals_f32(const float *z) { return load_f32(z); }
+
 FD_INLINE v_f32 load_f16(const uint16_t *x) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)x));
 }
@@ -117,36 +139,15 @@ FD_INLINE v_f64 keep_or_zero_f64(__mmask8 m, v_f64 a) {
     return _mm512_castsi512_pd(_mm512_maskz_mov_epi64(m, _mm512_castpd_si512(a)));
 }
 FD_INLINE v_f64 keep_or_f64(__mmask8 m, v_f64 a, v_f64 b) { return _mm512_mask_blend_pd(m, b, a); }
+FD_INLINE v_f64 normals_f64(const float *z) { return _mm512_cvtps_pd(_mm256_loadu_ps(z)); }
 FD_INLINE v_f64 load_f64(const double *x) { return _mm512_loadu_pd(x); }
 FD_INLINE void store_f64(double *y, v_f64 a) { _mm512_storeu_pd(y, a); }
 FD_INLINE void bypass_f64(double *y, v_f64 a) { _mm512_stream_pd(y, a); }
 
-#include "fd_mask_tpl.h"
-#define FD_DTYPE f16
-#define FD_REAL f32
-#include "fd_apply_tpl.h"
-#define FD_DTYPE bf16
-#define FD_REAL f32
-#include "fd_apply_tpl.h"
-#define FD_DTYPE f32
-#define FD_REAL f32
-#include "fd_apply_tpl.h"
-#define FD_DTYPE f64
-#define FD_REAL f64
-#include "fd_apply_tpl.h"
+#include "fd_kernels_tpl.h"
 
 FD_AVX512_END
 
-static const fd_kernels table = {
-    "avx512",
-    FD_CPU_AVX512,
-    fd_bits_avx512,
-    fd_gather_avx512,
-    {fd_plain_f16_avx512, fd_plain_bf16_avx512, fd_plain_f32_avx512, fd_plain_f64_avx512},
-    {fd_affine_f16_avx512, fd_affine_bf16_avx512, fd_affine_f32_avx512, fd_affine_f64_avx512},
-    {fd_given_f16_avx512, fd_given_bf16_avx512, fd_given_f32_avx512, fd_given_f64_avx512},
-    fd_fence_avx512,
-};
 const fd_kernels *const fd_kernels_avx512 = &table;
 #else
 const fd_kernels *const fd_kernels_avx512 = NULL;

@@ -5,6 +5,7 @@
 #include "fd_stream.h"
 
 #define FD_ISA baseline
+#define FD_NEEDS 0
 #define FD_STEP 32
 #define V_BLOCKS 1
 
@@ -55,6 +56,27 @@ FD_INLINE v_f32 keep_or_f32(int m, v_f32 a, v_f32 b) {
 FD_INLINE v_f32 load_f32(const float *x) { return *x; }
 FD_INLINE void store_f32(float *y, v_f32 a) { *y = a; }
 
+typedef uint32_t v_u32;
+
+FD_INLINE v_u32 words_u32(const uint64_t *words, unsigned i) {
+    uint32_t w; /* read as the compiler can vectorize it */
+    memcpy(&w, (const char *)words + sizeof w * (i ^ FD_BIG_ENDIAN), sizeof w);
+    return w;
+}
+FD_INLINE v_u32 set1_u32(uint32_t a) { return a; }
+FD_INLINE v_u32 and_u32(v_u32 a, v_u32 b) { return a & b; }
+FD_INLINE v_u32 or_u32(v_u32 a, v_u32 b) { return a | b; }
+FD_INLINE v_u32 xor_u32(v_u32 a, v_u32 b) { return a ^ b; }
+FD_INLINE v_u32 add_u32(v_u32 a, v_u32 b) { return a + b; }
+FD_INLINE v_u32 sub_u32(v_u32 a, v_u32 b) { return a - b; }
+FD_INLINE v_u32 top_u32(v_u32 a) { return 0 - (a >> 31); }
+FD_INLINE v_f32 f32_of_u32(v_u32 a) { return (float)(int32_t)a; }
+FD_INLINE v_f32 f32_bits(v_u32 a) { return fd_float_of(a); }
+FD_INLINE v_u32 u32_bits(v_f32 a) { return fd_bits_of(a); }
+FD_INLINE v_u32 select_u32(v_u32 m, v_u32 a, v_u32 b) { return (a & m) | (b & ~m); }
+FD_INLINE v_f32 div_f32(v_f32 a, v_f32 b) { return a / b; }
+FD_INLINE v_f32 normals_f32(const float *z) { return *z; }
+
 FD_INLINE v_f32 load_f16(const uint16_t *x) {
     const uint32_t sign = (uint32_t)(*x & 0x8000) << 16, magnitude = *x & 0x7FFF;
     if (magnitude < 0x0400) /* zero and subnormals, in units of 2^-24 */
@@ -99,6 +121,7 @@ FD_INLINE v_f64 keep_or_f64(int m, v_f64 a, v_f64 b) {
     return a;
 }
 FD_INLINE v_f64 keep_or_zero_f64(int m, v_f64 a) { return keep_or_f64(m, a, 0.0); }
+FD_INLINE v_f64 normals_f64(const float *z) { return *z; }
 FD_INLINE v_f64 load_f64(const double *x) { return *x; }
 FD_INLINE void store_f64(double *y, v_f64 a) { *y = a; }
 
@@ -109,29 +132,6 @@ FD_INLINE void fence(void) {}
 #define bypass_f32 store_f32
 #define bypass_f64 store_f64
 
-#include "fd_mask_tpl.h"
-#define FD_DTYPE f16
-#define FD_REAL f32
-#include "fd_apply_tpl.h"
-#define FD_DTYPE bf16
-#define FD_REAL f32
-#include "fd_apply_tpl.h"
-#define FD_DTYPE f32
-#define FD_REAL f32
-#include "fd_apply_tpl.h"
-#define FD_DTYPE f64
-#define FD_REAL f64
-#include "fd_apply_tpl.h"
+#include "fd_kernels_tpl.h"
 
-static const fd_kernels table = {
-    "baseline",
-    0,
-    fd_bits_baseline,
-    fd_gather_baseline,
-    {fd_plain_f16_baseline, fd_plain_bf16_baseline, fd_plain_f32_baseline, fd_plain_f64_baseline},
-    {fd_affine_f16_baseline, fd_affine_bf16_baseline, fd_affine_f32_baseline,
-     fd_affine_f64_baseline},
-    {fd_given_f16_baseline, fd_given_bf16_baseline, fd_given_f32_baseline, fd_given_f64_baseline},
-    fd_fence_baseline,
-};
 const fd_kernels *const fd_kernels_baseline = &table;

@@ -54,6 +54,8 @@
 
 #define FD_CAT_(a, b) a##_##b
 #define FD_CAT(a, b) FD_CAT_(a, b)
+#define FD_NAME_(a) #a
+#define FD_NAME(a) FD_NAME_(a)
 
 /* Index of the lowest set bit; w must not be 0. */
 FD_INLINE unsigned fd_ctz64(uint64_t w) {
@@ -66,9 +68,15 @@ FD_INLINE unsigned fd_ctz64(uint64_t w) {
 #endif
 }
 
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#define FD_BIG_ENDIAN 1
+#else
+#define FD_BIG_ENDIAN 0
+#endif
+
 /* The word whose bytes in memory are those of w from the least significant on. */
 FD_INLINE uint64_t fd_little_endian(uint64_t w) {
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#if FD_BIG_ENDIAN
     return __builtin_bswap64(w);
 #else
     return w;

@@ -8,6 +8,7 @@
 #include <arm_neon.h>
 
 #define FD_ISA neon
+#define FD_NEEDS FD_CPU_NEON
 #define FD_STEP 32
 #define V_BLOCKS 4
 
@@ -79,6 +80,27 @@ FD_INLINE v_f32 keep_or_f32(uint32x4_t m, v_f32 a, v_f32 b) { return vbslq_f32(m
 FD_INLINE v_f32 load_f32(const float *x) { return vld1q_f32(x); }
 FD_INLINE void store_f32(float *y, v_f32 a) { vst1q_f32(y, a); }
 
+typedef uint32x4_t v_u32;
+
+FD_INLINE v_u32 words_u32(const uint64_t *words, unsigned i) {
+    return vreinterpretq_u32_u64(vld1q_u64(words + i / 2));
+}
+FD_INLINE v_u32 set1_u32(uint32_t a) { return vdupq_n_u32(a); }
+FD_INLINE v_u32 and_u32(v_u32 a, v_u32 b) { return vandq_u32(a, b); }
+FD_INLINE v_u32 or_u32(v_u32 a, v_u32 b) { return vorrq_u32(a, b); }
+FD_INLINE v_u32 xor_u32(v_u32 a, v_u32 b) { return veorq_u32(a, b); }
+FD_INLINE v_u32 add_u32(v_u32 a, v_u32 b) { return vaddq_u32(a, b); }
+FD_INLINE v_u32 sub_u32(v_u32 a, v_u32 b) { return vsubq_u32(a, b); }
+FD_INLINE v_u32 top_u32(v_u32 a) {
+    return vreinterpretq_u32_s32(vshrq_n_s32(vreinterpretq_s32_u32(a), 31));
+}
+FD_INLINE v_f32 f32_of_u32(v_u32 a) { return vcvtq_f32_s32(vreinterpretq_s32_u32(a)); }
+FD_INLINE v_f32 f32_bits(v_u32 a) { return vreinterpretq_f32_u32(a); }
+FD_INLINE v_u32 u32_bits(v_f32 a) { return vreinterpretq_u32_f32(a); }
+FD_INLINE v_u32 select_u32(v_u32 m, v_u32 a, v_u32 b) { return vbslq_u32(m, a, b); }
+FD_INLINE v_f32 div_f32(v_f32 a, v_f32 b) { return vdivq_f32(a, b); }
+FD_INLINE v_f32 normals_f32(const float *z) { return load_f32(z); }
+
 FD_INLINE v_f32 load_f16(const uint16_t *x) {
     return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(x)));
 }
@@ -110,6 +132,7 @@ FD_INLINE v_f64 keep_or_zero_f64(uint64x2_t m, v_f64 a) {
     return vreinterpretq_f64_u64(vandq_u64(m, vreinterpretq_u64_f64(a)));
 }
 FD_INLINE v_f64 keep_or_f64(uint64x2_t m, v_f64 a, v_f64 b) { return vbslq_f64(m, a, b); }
+FD_INLINE v_f64 normals_f64(const float *z) { return vcvt_f64_f32(vld1_f32(z)); }
 FD_INLINE v_f64 load_f64(const double *x) { return vld1q_f64(x); }
 FD_INLINE void store_f64(double *y, v_f64 a) { vst1q_f64(y, a); }
 
@@ -120,30 +143,8 @@ FD_INLINE void fence(void) {}
 #define bypass_f32 store_f32
 #define bypass_f64 store_f64
 
-#include "fd_mask_tpl.h"
-#define FD_DTYPE f16
-#define FD_REAL f32
-#include "fd_apply_tpl.h"
-#define FD_DTYPE bf16
-#define FD_REAL f32
-#include "fd_apply_tpl.h"
-#define FD_DTYPE f32
-#define FD_REAL f32
-#include "fd_apply_tpl.h"
-#define FD_DTYPE f64
-#define FD_REAL f64
-#include "fd_apply_tpl.h"
+#include "fd_kernels_tpl.h"
 
-static const fd_kernels table = {
-    "neon",
-    FD_CPU_NEON,
-    fd_bits_neon,
-    fd_gather_neon,
-    {fd_plain_f16_neon, fd_plain_bf16_neon, fd_plain_f32_neon, fd_plain_f64_neon},
-    {fd_affine_f16_neon, fd_affine_bf16_neon, fd_affine_f32_neon, fd_affine_f64_neon},
-    {fd_given_f16_neon, fd_given_bf16_neon, fd_given_f32_neon, fd_given_f64_neon},
-    fd_fence_neon,
-};
 const fd_kernels *const fd_kernels_neon = &table;
 #else
 const fd_kernels *const fd_kernels_neon = NULL;

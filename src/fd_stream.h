@@ -23,7 +23,8 @@
 enum {
     FD_TAG_TAIL = 8,
     FD_TAG_SPAWN = 9,   /* seeds of a generator's children: words 0 and 1 of block = child number */
-    FD_TAG_NORMAL = 10, /* Gaussian noise */
+    FD_TAG_NORMAL = 10, /* Gaussian noise: word i mod 4 of block i div 4; see fd_normal_tpl.h */
+    FD_TAGS
 };
 
 enum {
@@ -65,7 +66,7 @@ typedef struct fd_schedule {
     uint32_t c2, c3;                                     /* the position */
     uint32_t block_high; /* b div 2^32 that enter2, enter3 are for */
     uint32_t round1_c1;
-    uint32_t enter2[FD_PLANES + 1], enter3[FD_PLANES + 1]; /* by tag; the last is the tail's */
+    uint32_t enter2[FD_TAGS], enter3[FD_TAGS]; /* by tag */
     uint64_t drop_threshold;
     int last_plane; /* the least significant plane that is read; -1: none (p = 0 or 1) */
     int tails;      /* whether ties are settled by tails */

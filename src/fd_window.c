@@ -206,3 +206,33 @@ void fd_window_bits(const fd_kernels *k, const fd_window *w, uint8_t *out, uint6
         begin += count, n -= count;
     }
 }
+
+void fd_window_noise(const fd_kernels *k, fd_dtype dtype, const fd_window *w, void *y,
+                     const void *x, uint64_t begin, uint64_t n, const fd_stream *stream, double sd,
+                     int additive) {
+    if (n == 0) return;
+    cursor c;
+    cursor_init(&c, w, begin);
+    while (n) {
+        const uint64_t left = run_left(&c), count = n < left ? n : left;
+        const size_t at = (size_t)begin * item_bytes[dtype];
+        k->noise[dtype]((char *)y + at, (const char *)x + at, index_at(&c), (size_t)count, stream,
+                        sd, additive);
+        advance(&c, count);
+        begin += count, n -= count;
+    }
+}
+
+void fd_range_fused(const fd_kernels *k, fd_dtype dtype, void *y, const void *x, uint64_t size,
+                    uint64_t first, uint64_t begin, uint64_t n, const fd_stream *stream,
+                    double scale, const fd_fused *fused) {
+    fd_fused part = *fused;
+    const size_t at = (size_t)begin * item_bytes[dtype];
+    const int bypass = x != y && part.residual != y && size * item_bytes[dtype] >= BYPASS_FROM;
+    if (n == 0) return;
+    if (part.residual) part.residual = (const char *)part.residual + at;
+    part.column = (part.column + begin) % part.period;
+    fd_fused_fn *kernel = part.bias_grad ? k->bias_grad[dtype] : k->residual[dtype];
+    kernel((char *)y + at, (const char *)x + at, first + begin, (size_t)n, stream, scale, &part,
+           bypass);
+}

@@ -1,0 +1,44 @@
+/*
+ * All kernels of one ISA, and its table: the last line of each ISA's file. Beside the primitives that
+ * the templates ask for, FD_NEEDS is the set of processor features that they use.
+ */
+
+enum { FD_PLAIN, FD_AFFINE, FD_RESIDUAL, FD_BIAS_GRAD }; /* see fd_apply_tpl.h */
+
+#include "fd_mask_tpl.h"
+#include "fd_normal_tpl.h"
+
+#define FD_DTYPE f16
+#define FD_REAL f32
+#include "fd_apply_tpl.h"
+#include "fd_noise_tpl.h"
+#undef FD_DTYPE
+#undef FD_REAL
+#define FD_DTYPE bf16
+#define FD_REAL f32
+#include "fd_apply_tpl.h"
+#include "fd_noise_tpl.h"
+#undef FD_DTYPE
+#undef FD_REAL
+#define FD_DTYPE f32
+#define FD_REAL f32
+#include "fd_apply_tpl.h"
+#include "fd_noise_tpl.h"
+#undef FD_DTYPE
+#undef FD_REAL
+#define FD_DTYPE f64
+#define FD_REAL f64
+#include "fd_apply_tpl.h"
+#include "fd_noise_tpl.h"
+#undef FD_DTYPE
+#undef FD_REAL
+
+#define FD_ALL(op)                                                                  \
+    {FD_CAT(op##_f16, FD_ISA), FD_CAT(op##_bf16, FD_ISA), FD_CAT(op##_f32, FD_ISA), \
+     FD_CAT(op##_f64, FD_ISA)}
+
+static const fd_kernels table = {
+    FD_NAME(FD_ISA),  FD_NEEDS,          FD_CAT(fd_bits, FD_ISA),  FD_CAT(fd_gather, FD_ISA),
+    FD_ALL(fd_plain), FD_ALL(fd_affine), FD_ALL(fd_residual),      FD_ALL(fd_bias_grad),
+    FD_ALL(fd_given), FD_ALL(fd_noise),  FD_CAT(fd_fence, FD_ISA),
+};
