@@ -20,32 +20,46 @@ from fastdrop.config import (
 )
 from fastdrop.functional import (
     alpha_dropout,
+    drop_connect,
+    drop_connect_backward,
     drop_path,
     dropout,
     dropout1d,
     dropout2d,
     dropout3d,
+    dropout_add,
+    dropout_add_backward,
     embedding_dropout,
     feature_alpha_dropout,
+    gaussian_dropout,
+    gaussian_noise,
     locked_dropout,
 )
 from fastdrop.generator import Generator, seed
 from fastdrop.mask import Mask
+from fastdrop.noise import Noise
 
 __version__ = version()
 
 __all__ = [
     "Generator",
     "Mask",
+    "Noise",
     "alpha_dropout",
     "available_isas",
+    "drop_connect",
+    "drop_connect_backward",
     "drop_path",
     "dropout",
     "dropout1d",
     "dropout2d",
     "dropout3d",
+    "dropout_add",
+    "dropout_add_backward",
     "embedding_dropout",
     "feature_alpha_dropout",
+    "gaussian_dropout",
+    "gaussian_noise",
     "get_isa",
     "get_num_threads",
     "locked_dropout",

@@ -7,11 +7,7 @@ is refused, for nothing here may read or write past an end.
 """
 
 from cpython.buffer cimport (
-    PyBUF_C_CONTIGUOUS,
-    PyBUF_FORMAT,
-    PyBUF_SIMPLE,
-    PyBUF_WRITABLE,
-    PyBuffer_Release,
+    PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release,
     PyObject_GetBuffer,
 )
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -69,7 +65,6 @@ cdef int read_window(fd_window *w, tuple window, uint64_t *size) except -1:
         strides[axis] = py_strides[axis]
         size[0] *= shape[axis]
     fd_window_init(w, ndim, shape, strides, first)
-    return 0
 
 
 cdef int dtype_index(str name) except -1:
@@ -101,7 +96,6 @@ cdef int check_size(View y, View x, fd_dtype d, uint64_t size, uint64_t begin,
     if (<uint64_t>y.of.len != size * item_bytes(d) or y.of.len != x.of.len or begin > size
             or n > size - begin):
         raise ValueError("arrays and window differ in size")
-    return 0
 
 
 cdef int run(fd_dtype dtype, const fd_window *w, bint affine, void *y, const void *x,
@@ -112,7 +106,6 @@ cdef int run(fd_dtype dtype, const fd_window *w, bint affine, void *y, const voi
         return 0
     with nogil:
         (fd_window_affine if affine else fd_window_plain)(k, dtype, w, y, x, begin, n, s, v)
-    return 0
 
 
 def apply(y, x, str dtype, tuple stream, tuple values, tuple window, uint64_t begin, uint64_t n):
@@ -181,18 +174,15 @@ def fused(y, x, str dtype, tuple stream, double scale, residual, bias, uint64_t 
 cdef int array_dtype(const Py_buffer *a, bint bf16) noexcept:
     """Kernels' dtype of an aligned, native float array; FD_DTYPES of any other."""
     cdef int d
+    cdef char kind
     if a.format == NULL or a.format[0] == 0 or a.format[1] != 0:
         return FD_DTYPES
+    kind = a.format[0]
     if bf16:
-        d = FD_BF16 if a.format[0] == b"H" else FD_DTYPES
-    elif a.format[0] == b"f":
-        d = FD_F32
-    elif a.format[0] == b"d":
-        d = FD_F64
-    elif a.format[0] == b"e":
-        d = FD_F16
+        d = FD_BF16 if kind == b"H" else FD_DTYPES
     else:
-        return FD_DTYPES
+        d = (FD_F32 if kind == b"f" else FD_F64 if kind == b"d" else FD_F16 if kind == b"e"
+             else FD_DTYPES)
     return FD_DTYPES if <size_t>a.buf % <size_t>a.itemsize else d
 
 

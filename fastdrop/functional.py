@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, overload
@@ -23,20 +24,29 @@ from fastdrop.mask import (
     pair,
     rate_of,
     run,
+    run_bias_grad,
+    run_residual,
     scale_of,
     strides_of,
     whole_strides,
 )
+from fastdrop.noise import Noise, check_sd
 
 __all__ = [
     "alpha_dropout",
+    "drop_connect",
+    "drop_connect_backward",
     "drop_path",
     "dropout",
     "dropout1d",
     "dropout2d",
     "dropout3d",
+    "dropout_add",
+    "dropout_add_backward",
     "embedding_dropout",
     "feature_alpha_dropout",
+    "gaussian_dropout",
+    "gaussian_noise",
     "locked_dropout",
 ]
 
@@ -772,6 +782,477 @@ def embedding_dropout(
     values = scale_of(p), 0.0, 0.0
     y, mask = _dropout(weight, p, training, rng, _row_strides, values, out, name="weight")
     return (y, mask) if return_mask else y
+
+
+def gaussian_dropout(
+    x: ArrayLike,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    rng: Any = None,
+    out: Array | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Multiply by Gaussian noise of mean 1 and the standard deviation that dropout has.
+
+    Parameters
+    ----------
+    x : array_like
+        Of any shape.
+    p : float, optional
+        Rate in ``[0, 1)``: the noise has standard deviation ``sqrt(p / (1-p))``.
+    training : bool, optional
+        Whether to multiply; if False the result is x itself, see `dropout`.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        Where the noise comes from, see `dropout`.
+    out : ndarray, optional
+        Where to put the result, see `dropout`.
+    return_mask : bool, optional
+        Whether to return the `Noise` too.
+
+    Returns
+    -------
+    y : ndarray
+        ``x * (1 + sd*z)``, of x's shape and dtype.
+    noise : Noise
+        Only with ``return_mask=True``.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As `dropout`; ValueError also for ``p=1``, whose noise would be infinite.
+
+    Notes
+    -----
+    Keras' ``GaussianDropout``. Each operation is rounded once, in float32 for 16-bit types. Nothing
+    of x's size is kept for `Noise.backward`.
+
+    **Compatibility guarantee.** As for `Noise`.
+
+    References
+    ----------
+    .. [1] N. Srivastava, G. Hinton, A. Krizhevsky, I. Sutskever and R. Salakhutdinov, "Dropout: a
+       simple way to prevent neural networks from overfitting", JMLR 15 (2014), section 10.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> y, noise = fd.gaussian_dropout(np.ones(100_000), 0.2, rng=0, return_mask=True)
+    >>> round(float(y.std()), 2)
+    0.5
+    >>> bool((noise.backward(np.ones(100_000)) == y).all())
+    True
+    """
+    p = check_gaussian_p(p)
+    y, noise = _noise(x, math.sqrt(p / (1.0 - p)), False, training, rng, out)
+    return (y, noise) if return_mask else y
+
+
+def gaussian_noise(
+    x: ArrayLike,
+    stddev: float,
+    *,
+    training: bool = True,
+    rng: Any = None,
+    out: Array | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Add Gaussian noise of mean 0.
+
+    Parameters
+    ----------
+    x : array_like
+        Of any shape.
+    stddev : float
+        Standard deviation of the noise, in units of x.
+    training : bool, optional
+        Whether to add it; if False the result is x itself, see `dropout`.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        Where the noise comes from, see `dropout`.
+    out : ndarray, optional
+        Where to put the result, see `dropout`.
+    return_mask : bool, optional
+        Whether to return the `Noise` too.
+
+    Returns
+    -------
+    y : ndarray
+        ``x + stddev*z``, of x's shape and dtype.
+    noise : Noise
+        Only with ``return_mask=True``.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As `dropout`; ValueError also where stddev is negative or not finite.
+
+    Notes
+    -----
+    Keras' ``GaussianNoise``. Each operation is rounded once, in float32 for 16-bit types.
+
+    **Compatibility guarantee.** As for `Noise`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> y = fd.gaussian_noise(np.full(100_000, 7.0), 0.1, rng=0)
+    >>> round(float(y.mean()), 2), round(float(y.std()), 2)
+    (7.0, 0.1)
+    """
+    y, noise = _noise(x, check_stddev(stddev), True, training, rng, out)
+    return (y, noise) if return_mask else y
+
+
+def _noise(
+    x: ArrayLike, sd: float, additive: bool, training: bool, rng: Any, out: Array | None
+) -> tuple[Array, Noise]:
+    source = generator.check_rng(rng)
+    array, _ = as_input(x, "x")
+    if not training:
+        noise = Noise(0, 0, array.shape, 0.0, additive=additive)
+        if out is not None:
+            return noise.apply(array, out), noise
+        return (x if isinstance(x, np.ndarray) else array), noise
+    noise = Noise(0, 0, array.shape, sd, additive=additive)
+    array, target = pair(array, out)
+    seed, position = generator.take(source)
+    noise = Noise._of(noise._recipe._replace(seed=seed, position=position))
+    noise.apply(array, target)
+    return finish(target, out), noise
+
+
+def check_gaussian_p(p: Any) -> float:
+    """Return the rate of `gaussian_dropout` as a float, or say what is wrong with it."""
+    value = check_p(p)
+    if value == 1.0:
+        raise ValueError("p=1.0: the noise would be infinite; gaussian_dropout takes p in [0, 1)")
+    return value
+
+
+def check_stddev(stddev: Any) -> float:
+    """Return the standard deviation of `gaussian_noise`, likewise."""
+    return check_sd(stddev, "stddev")
+
+
+def dropout_add(
+    x: ArrayLike,
+    residual: ArrayLike,
+    p: float = 0.5,
+    *,
+    bias: ArrayLike | None = None,
+    training: bool = True,
+    rng: Any = None,
+    out: Array | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Add dropout of one branch to the residual: ``residual + dropout(x + bias)``, in one pass.
+
+    Parameters
+    ----------
+    x : array_like
+        Of any shape (..., F).
+    residual : array_like
+        Of x's shape and dtype.
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``.
+    bias : array_like, optional
+        Shape (F,), of x's dtype: added to each row of x first.
+    training : bool, optional
+        Whether to drop. If not, the result is ``residual + (x + bias)``, a new array too.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        Where the mask comes from, see `dropout`.
+    out : ndarray, optional
+        Where to put the result, see `dropout`; ``x`` and ``residual`` work in place.
+    return_mask : bool, optional
+        Whether to return the `Mask` too, for `dropout_add_backward`.
+
+    Returns
+    -------
+    y : ndarray
+        Of x's shape and dtype, new or `out`.
+    mask : Mask
+        Only with ``return_mask=True``.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As `dropout`; TypeError also where residual or bias has another dtype than x, ValueError
+        where it has another shape than it must.
+
+    See Also
+    --------
+    dropout_add_backward : its gradients.
+
+    Notes
+    -----
+    The line between the blocks of a transformer. Sum, product and sum are rounded once each, 16-bit
+    types in float32 with one rounding at the end; float32 and float64 give the bits of
+    ``residual + dropout(x + bias)``.
+
+    **Compatibility guarantee.** As for `dropout`, whose mask it has.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> x, bias = np.zeros((2, 4)), np.array([1.0, 2.0, 3.0, 4.0])
+    >>> y, mask = fd.dropout_add(x, np.full((2, 4), 0.5), 0.5, bias=bias, rng=0, return_mask=True)
+    >>> y
+    array([[2.5, 0.5, 6.5, 0.5],
+           [2.5, 0.5, 6.5, 8.5]])
+    >>> dx, dbias = fd.dropout_add_backward(np.ones((2, 4)), mask)
+    >>> dbias
+    array([4., 0., 4., 2.])
+    """
+    p = check_p(p)
+    source = generator.check_rng(rng)
+    array, dtype = as_input(x, "x")
+    rows, _ = as_input(residual, "residual")
+    _must_fit(rows, "residual", array.shape, array.dtype)
+    columns = np.full(1, -0.0, array.dtype)  # adds nothing, not even to -0.0
+    if bias is not None:
+        columns, _ = as_input(bias, "bias")
+        _must_fit(columns, "bias", array.shape[-1:] or (1,), array.dtype)
+    strides = strides_of(array.shape)
+    array, target = pair(array, out)
+    rows, _ = pair(rows, target)
+    if training:
+        scale = scale_of(p)
+        mask = Mask._of(
+            Fields(*generator.take(source), p, scale, 0.0, 0.0, 0, array.shape, strides)
+        )
+    else:
+        mask = identity(array.shape)
+    run_residual(target, array, dtype, mask, rows, columns)
+    y = finish(target, out)
+    return (y, mask) if return_mask else y
+
+
+def dropout_add_backward(
+    grad: ArrayLike, mask: Mask, *, out: Array | None = None
+) -> tuple[Array, Array]:
+    """Gradients of `dropout_add` by x and by the bias, in one pass.
+
+    Parameters
+    ----------
+    grad : array_like
+        Gradient by the output, shape (..., F); it is itself the gradient by the residual.
+    mask : Mask
+        What `dropout_add` returned, or the window of it that is grad's shard: of consecutive rows.
+    out : ndarray, optional
+        Where to put the gradient by x; ``out=grad`` works in place.
+
+    Returns
+    -------
+    dx : ndarray
+        Gradient by x: ``mask.backward(grad)``.
+    dbias : ndarray
+        Gradient by the bias, shape (F,) and of grad's dtype: the sum of dx over its rows.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Mask.backward`; ValueError also where the mask is not of whole, consecutive rows.
+
+    Notes
+    -----
+    Rows are summed in their order in float32 (float64 for float64), by 128 Ki elements, whose sums
+    are added in float64; what was rounded to a 16-bit dx is summed unrounded. The order hangs on
+    the shape alone, so that the bits do not depend on the processor or the number of threads.
+
+    **Compatibility guarantee.** As for `dropout`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> x = np.ones((3, 2))
+    >>> y, mask = fd.dropout_add(x, x, 0.5, rng=0, return_mask=True)
+    >>> fd.dropout_add_backward(np.ones((3, 2)), mask)[1]
+    array([6., 0.])
+    """
+    if not isinstance(mask, Mask):
+        raise TypeError(f"mask must be a Mask, not {type(mask).__name__}")
+    array, dtype = as_input(grad, "grad")
+    if array.shape != mask.shape:
+        raise ValueError(f"grad has shape {array.shape}; the mask is for {mask.shape}")
+    if mask._window[2] != whole_strides(mask.shape):
+        raise ValueError(
+            "the mask is not one of whole, consecutive rows; sum mask.backward(grad) instead"
+        )
+    array, target = pair(array, out)
+    dbias = run_bias_grad(target, array, dtype, mask)
+    return finish(target, out), dbias
+
+
+def drop_connect(
+    x: ArrayLike,
+    weight: ArrayLike,
+    p: float = 0.5,
+    *,
+    bias: ArrayLike | None = None,
+    training: bool = True,
+    rng: Any = None,
+    return_mask: bool = False,
+) -> Any:
+    """Multiply by weights of which each example drops its own: ``x[n] @ dropout(weight)``.
+
+    Parameters
+    ----------
+    x : array_like
+        Shape (N, F_in).
+    weight : array_like
+        Shape (F_in, F_out), of x's dtype.
+    p : float, optional
+        Probability of **dropping** a weight, in ``[0, 1]``.
+    bias : array_like, optional
+        Shape (F_out,); is not dropped.
+    training : bool, optional
+        Whether to drop; if False the result is ``x @ weight + bias``.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        Where the mask comes from, see `dropout`.
+    return_mask : bool, optional
+        Whether to return the `Mask` too, for `drop_connect_backward`.
+
+    Returns
+    -------
+    y : ndarray
+        Shape (N, F_out), of x's dtype.
+    mask : Mask
+        Only with ``return_mask=True``: of shape (N, F_in, F_out), which is nowhere in memory.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As `dropout`; also where x, weight and bias do not fit each other.
+
+    See Also
+    --------
+    drop_connect_backward : its gradients.
+    fastdrop.nn.WeightDropout : one mask for all examples of a batch.
+
+    Notes
+    -----
+    DropConnect [1]_ with weights scaled by ``1/(1-p)`` in training, and their mean in inference,
+    where the paper samples activations from a fitted normal distribution. An example costs a pass
+    over the weights.
+
+    **Compatibility guarantee.** As for `dropout`, for the masks; sums in a matrix product may round
+    otherwise on another machine.
+
+    References
+    ----------
+    .. [1] L. Wan, M. Zeiler, S. Zhang, Y. LeCun and R. Fergus, "Regularization of neural networks
+       using DropConnect", ICML 2013.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.drop_connect(np.ones((3, 4)), np.ones((4, 2)), 0.5, rng=0)
+    array([[8., 2.],
+           [2., 6.],
+           [4., 4.]])
+    """
+    p = check_p(p)
+    source = generator.check_rng(rng)
+    x, weight = _linear(x, weight)
+    if bias is not None:
+        bias, _ = as_input(bias, "bias")
+        _must_fit(bias, "bias", weight.shape[1:], x.dtype)
+    shape = (len(x), *weight.shape)
+    strides = strides_of(shape)
+    if training:
+        scale = scale_of(p)
+        mask = Mask._of(Fields(*generator.take(source), p, scale, 0.0, 0.0, 0, shape, strides))
+        y = np.empty((len(x), weight.shape[1]), x.dtype)
+        dropped = np.empty(weight.shape, weight.dtype)
+        for n in range(len(x)):
+            y[n] = x[n] @ mask[n].apply(weight, dropped)
+    else:
+        mask = identity(shape)
+        y = x @ weight
+    if bias is not None:
+        y += bias
+    return (y, mask) if return_mask else y
+
+
+def drop_connect_backward(
+    grad: ArrayLike, x: ArrayLike, weight: ArrayLike, mask: Mask
+) -> tuple[Array, Array]:
+    """Gradients of `drop_connect` by x and by the weights.
+
+    Parameters
+    ----------
+    grad : array_like
+        Gradient by the output, shape (N, F_out); its sum over N is the gradient by the bias.
+    x : array_like
+        What `drop_connect` was given.
+    weight : array_like
+        Likewise.
+    mask : Mask
+        What it returned.
+
+    Returns
+    -------
+    dx : ndarray
+        Of x's shape and dtype.
+    dweight : ndarray
+        Of weight's shape and dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where they do not fit each other.
+
+    Notes
+    -----
+    **Compatibility guarantee.** As for `drop_connect`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> x, weight = np.ones((3, 4)), np.ones((4, 2))
+    >>> y, mask = fd.drop_connect(x, weight, 0.5, rng=0, return_mask=True)
+    >>> dx, dweight = fd.drop_connect_backward(np.ones((3, 2)), x, weight, mask)
+    >>> bool((dweight == mask.apply(np.ones(mask.shape)).sum(0)).all())
+    True
+    """
+    x, weight = _linear(x, weight)
+    grad, _ = as_input(grad, "grad")
+    _must_fit(grad, "grad", (len(x), weight.shape[1]), x.dtype)
+    if not isinstance(mask, Mask):
+        raise TypeError(f"mask must be a Mask, not {type(mask).__name__}")
+    if mask.shape != (len(x), *weight.shape):
+        raise ValueError(f"mask has shape {mask.shape}; it must be {(len(x), *weight.shape)}")
+    if mask.p == 0.0 and mask.scale == 1.0:  # of inference, or as good
+        return grad @ weight.T, x.T @ grad
+    dx, dweight = np.empty_like(x), np.zeros_like(weight)
+    dropped = np.empty(weight.shape, weight.dtype)
+    for n in range(len(x)):
+        dx[n] = grad[n] @ mask[n].apply(weight, dropped).T
+        np.multiply.outer(x[n], grad[n], out=dropped)
+        dweight += mask[n].apply(dropped, dropped)
+    return dx, dweight
+
+
+def _linear(x: Any, weight: Any) -> tuple[Array, Array]:
+    """Check the two factors of a linear layer."""
+    x, _ = as_input(x, "x")
+    weight, _ = as_input(weight, "weight")
+    if x.ndim != 2:
+        raise ValueError(f"x has shape {x.shape}; it must be (N, F_in)")
+    if weight.ndim != 2 or len(weight) != x.shape[1]:
+        raise ValueError(
+            f"weight has shape {weight.shape}; with this x it must be ({x.shape[1]}, F_out)"
+        )
+    if weight.dtype != x.dtype:
+        raise TypeError(f"weight has dtype {weight.dtype}; it must be that of x, {x.dtype}")
+    return x, weight
+
+
+def _must_fit(array: Array, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    if array.dtype.newbyteorder("=") != dtype.newbyteorder("="):
+        raise TypeError(f"{name} has dtype {array.dtype}; it must be that of x, {dtype}")
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}; with this x it must be {shape}")
 
 
 # ---- which axes share their decisions ------------------------------------------------------------

@@ -7,7 +7,7 @@ import math
 import numbers
 import operator
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +20,154 @@ __all__ = ["Mask"]
 LARGEST = 2**58  # decisions in one mask
 
 Array = NDArray[Any]
+Window = tuple[int, tuple[int, ...], tuple[int, ...]]
+
+
+_put = object.__setattr__
+
+
+class Recipe:
+    """What a mask and a noise have in common: immutable fields, of which the last are a window.
+
+    The first fields are ``seed`` and ``position``, the last ``first``, ``shape``, ``strides``: the
+    index of the first element in the stream, and the steps of that index along each axis.
+    """
+
+    __slots__ = ("_recipe",)
+
+    _recipe: Any  # a NamedTuple
+
+    @classmethod
+    def _of(cls, fields: Any) -> Self:
+        """Return a recipe of fields that were checked."""
+        recipe = object.__new__(cls)
+        _put(recipe, "_recipe", fields)
+        return recipe
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        kind = type(self).__name__
+        raise AttributeError(f"a {kind} cannot be changed; make another to set {name}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a {type(self).__name__} cannot be changed; {name} stays")
+
+    @property
+    def seed(self) -> int:
+        """The generator's seed."""
+        seed: int = self._recipe.seed
+        return seed
+
+    @property
+    def position(self) -> int:
+        """Which of the seed's positions this is."""
+        position: int = self._recipe.position
+        return position
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the arrays that it applies to."""
+        shape: tuple[int, ...] = self._recipe.shape
+        return shape
+
+    @property
+    def _window(self) -> Window:
+        window: Window = self._recipe[-3:]
+        return window
+
+    def __getitem__(self, key: Any) -> Self:
+        """Return the recipe of a window: the same decisions or numbers, for a shard or a chunk.
+
+        Parameters
+        ----------
+        key : slice, int, Ellipsis or a tuple of them
+            Slices of step 1; an int takes its axis away. What it leaves out is whole.
+
+        Returns
+        -------
+        Mask or Noise
+            Of its own kind.
+
+        Raises
+        ------
+        IndexError
+            For any other index, or an int out of range.
+        """
+        first, old_shape, old_strides = self._window
+        keys = key if isinstance(key, tuple) else (key,)
+        given = len([k for k in keys if k is not Ellipsis])
+        if given > len(old_shape) or len(keys) > given + 1:
+            raise IndexError(f"{key!r} has too many indices for shape {old_shape}")
+        at = next((i for i, k in enumerate(keys) if k is Ellipsis), len(keys))
+        whole = (slice(None),) * (len(old_shape) - given)
+        keys = keys[:at] + whole + keys[at + 1 :]
+        shape, strides = [], []
+        for axis, (k, n, stride) in enumerate(zip(keys, old_shape, old_strides, strict=True)):
+            if isinstance(k, slice):
+                try:
+                    start, stop, step = k.indices(n)
+                except (TypeError, ValueError) as error:
+                    raise IndexError(f"axis {axis}: {k!r}: {error}") from None
+                if step != 1:
+                    raise IndexError(f"axis {axis}: slices must have step 1, not {step}")
+                shape.append(max(0, stop - start))
+                strides.append(stride)
+                start = min(start, max(0, n - 1))  # of an empty slice; stays within the array
+            else:
+                start = _as_index(k, axis, n)
+            first += start * stride
+        fields = self._recipe._replace(first=first, shape=tuple(shape), strides=tuple(strides))
+        return self._of(fields)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all there is to save: ints, floats and lists, which JSON holds exactly."""
+        fields = {
+            k: list(v) if isinstance(v, tuple) else v for k, v in self._recipe._asdict().items()
+        }
+        return {"stream": STREAM, **fields}
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any]) -> Self:
+        """Return what `to_dict` saved."""
+        raise NotImplementedError
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        same: bool = self._recipe == other._recipe
+        return same
+
+    def __hash__(self) -> int:
+        return hash(self._recipe)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickle, (type(self), STREAM, *self._recipe)
+
+
+def read_window(d: Any, fields: tuple[str, ...], what: str) -> Window:
+    """Check a dict for `Recipe.from_dict`, and return its window."""
+    if not isinstance(d, dict):
+        raise TypeError(f"a {what} is made from a dict, not {type(d).__name__}")
+    if d.get("stream") != STREAM:
+        raise ValueError(
+            f"the {what} has stream {d.get('stream')!r}; this version of fastdrop knows {STREAM}"
+        )
+    missing = set(fields) - d.keys()
+    if missing:
+        raise ValueError(f"the {what} lacks {sorted(missing)}")
+    shape = as_shape(d["shape"])
+    first = as_int(d["first"], "first")
+    strides = tuple(as_int(s, "strides") for s in d["strides"])
+    if len(strides) != len(shape):
+        raise ValueError(f"strides {strides} do not fit shape {shape}")
+    axes = zip(shape, strides, strict=True)
+    if 0 not in shape and first + sum((n - 1) * s for n, s in axes) >= LARGEST:
+        raise ValueError(f"the {what} reaches past 2**58 elements")
+    return first, shape, strides
+
+
+def _unpickle(kind: type[Recipe], stream: int, *fields: Any) -> Recipe:
+    names = kind._fields._fields  # type: ignore[attr-defined]
+    return kind.from_dict({"stream": stream, **dict(zip(names, fields, strict=True))})
 
 
 class Fields(NamedTuple):
@@ -36,7 +184,7 @@ class Fields(NamedTuple):
     strides: tuple[int, ...]  # steps of that index along each axis; 0: shared
 
 
-class Mask:
+class Mask(Recipe):
     """A dropout mask: not the decisions, but the recipe that they are regenerated from.
 
     Made by `Generator.mask` or returned by `dropout`; immutable; pickles to less than 300 bytes for
@@ -88,8 +236,9 @@ class Mask:
            [ True,  True]])
     """
 
-    __slots__ = ("_recipe",)
+    __slots__ = ()
 
+    _fields = Fields
     _recipe: Fields
 
     def __init__(
@@ -105,7 +254,7 @@ class Mask:
         fill: float = 0.0,
     ) -> None:
         p = check_p(p)
-        shape = _as_shape(shape)
+        shape = as_shape(shape)
         if scale is None:
             scale = scale_of(p)
         if not all(map(math.isfinite, (scale, shift, fill))):
@@ -115,31 +264,8 @@ class Mask:
         values = float(scale), float(shift), float(fill)
         _put(self, "_recipe", Fields(seed, position, p, *values, 0, shape, strides))
 
-    @classmethod
-    def _of(cls, fields: Fields) -> Mask:
-        """Return a mask of fields that were checked."""
-        mask = object.__new__(cls)
-        _put(mask, "_recipe", fields)
-        return mask
-
     def _at(self, seed: int, position: int) -> Mask:
         return Mask._of(self._recipe._replace(seed=seed, position=position))
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"a Mask cannot be changed; make another to set {name}")
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"a Mask cannot be changed; {name} stays")
-
-    @property
-    def seed(self) -> int:
-        """The generator's seed."""
-        return self._recipe.seed
-
-    @property
-    def position(self) -> int:
-        """Which of the seed's masks this is."""
-        return self._recipe.position
 
     @property
     def p(self) -> float:
@@ -162,11 +288,6 @@ class Mask:
         return self._recipe.fill
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the arrays that the mask applies to."""
-        return self._recipe.shape
-
-    @property
     def noise_shape(self) -> tuple[int, ...]:
         """Shape of the decisions; 1 along shared axes."""
         pairs = zip(self.shape, self._recipe.strides, strict=True)
@@ -175,10 +296,6 @@ class Mask:
     @property
     def _stream(self) -> tuple[int, int, int]:
         return self.seed, self.position, drop_threshold(self.p)
-
-    @property
-    def _window(self) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-        return self._recipe[-3:]
 
     def apply(self, x: ArrayLike, out: Array | None = None) -> Array:
         """Scale (and shift) kept elements and set dropped ones to +0.0 (or to the fill).
@@ -302,58 +419,8 @@ class Mask:
         keep = self.keep()
         return keep if dtype is None else keep.astype(dtype, copy=False)
 
-    def __getitem__(self, key: Any) -> Mask:
-        """Return the mask of a window: the same decisions, for a shard or a chunk.
-
-        Parameters
-        ----------
-        key : slice, int, Ellipsis or a tuple of them
-            Slices of step 1; an int takes its axis away. What it leaves out is whole.
-
-        Returns
-        -------
-        Mask
-
-        Raises
-        ------
-        IndexError
-            For any other index, or an int out of range.
-        """
-        first, old_shape, old_strides = self._window
-        keys = key if isinstance(key, tuple) else (key,)
-        given = len([k for k in keys if k is not Ellipsis])
-        if given > len(old_shape) or len(keys) > given + 1:
-            raise IndexError(f"{key!r} has too many indices for a mask of shape {old_shape}")
-        at = next((i for i, k in enumerate(keys) if k is Ellipsis), len(keys))
-        whole = (slice(None),) * (len(old_shape) - given)
-        keys = keys[:at] + whole + keys[at + 1 :]
-        shape, strides = [], []
-        for axis, (k, n, stride) in enumerate(zip(keys, old_shape, old_strides, strict=True)):
-            if isinstance(k, slice):
-                try:
-                    start, stop, step = k.indices(n)
-                except (TypeError, ValueError) as error:
-                    raise IndexError(f"axis {axis}: {k!r}: {error}") from None
-                if step != 1:
-                    raise IndexError(f"axis {axis}: a mask takes slices of step 1, not {step}")
-                shape.append(max(0, stop - start))
-                strides.append(stride)
-                start = min(start, max(0, n - 1))  # of an empty slice; stays within the mask
-            else:
-                start = _as_index(k, axis, n)
-            first += start * stride
-        fields = self._recipe._replace(first=first, shape=tuple(shape), strides=tuple(strides))
-        return Mask._of(fields)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all there is to save: ints, floats and lists, which JSON holds exactly."""
-        fields = {
-            k: list(v) if isinstance(v, tuple) else v for k, v in self._recipe._asdict().items()
-        }
-        return {"stream": STREAM, **fields}
-
     @classmethod
-    def from_dict(cls, d: dict[str, Any]) -> Mask:
+    def from_dict(cls, d: dict[str, Any]) -> Self:
         """Return the mask that `to_dict` saved.
 
         Parameters
@@ -377,36 +444,11 @@ class Mask:
         >>> fd.Mask.from_dict(mask.to_dict()) == mask
         True
         """
-        if not isinstance(d, dict):
-            raise TypeError(f"a mask is made from a dict, not {type(d).__name__}")
-        if d.get("stream") != STREAM:
-            raise ValueError(
-                f"the mask has stream {d.get('stream')!r}; this version of fastdrop knows {STREAM}"
-            )
-        missing = set(Fields._fields) - d.keys()
-        if missing:
-            raise ValueError(f"the mask lacks {sorted(missing)}")
-        shape = _as_shape(d["shape"])
+        first, shape, strides = read_window(d, Fields._fields, "mask")
         shared = (1,) * len(shape)
         values = {name: float(d[name]) for name in ("scale", "shift", "fill")}
         mask = cls(d["seed"], d["position"], shape, d["p"], noise_shape=shared, **values)
-        first = as_int(d["first"], "first")
-        strides = tuple(as_int(s, "strides") for s in d["strides"])
-        if len(strides) != len(shape):
-            raise ValueError(f"strides {strides} do not fit shape {shape}")
-        axes = zip(shape, strides, strict=True)
-        if 0 not in shape and first + sum((n - 1) * s for n, s in axes) >= LARGEST:
-            raise ValueError("the mask reaches past 2**58 decisions")
         return cls._of(mask._recipe._replace(first=first, strides=strides))
-
-    def __eq__(self, other: object) -> bool:
-        return self._recipe == other._recipe if isinstance(other, Mask) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self._recipe)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle, (STREAM, *self._recipe)
 
     def __repr__(self) -> str:
         text = f"Mask(seed={self.seed}, position={self.position}, shape={self.shape}, p={self.p}"
@@ -419,13 +461,6 @@ class Mask:
         if self.shift or self.fill:
             text += f", shift={self.shift}, fill={self.fill}"
         return text + ")"
-
-
-_put = object.__setattr__
-
-
-def _unpickle(stream: int, *fields: Any) -> Mask:
-    return Mask.from_dict({"stream": stream, **dict(zip(Fields._fields, fields, strict=True))})
 
 
 def identity(shape: tuple[int, ...], scale: float = 1.0) -> Mask:
@@ -490,7 +525,7 @@ def _as_index(k: Any, axis: int, n: int) -> int:
     return at % n
 
 
-def _as_shape(shape: Any) -> tuple[int, ...]:
+def as_shape(shape: Any) -> tuple[int, ...]:
     try:
         sizes = (
             tuple(map(operator.index, shape)) if np.iterable(shape) else (operator.index(shape),)
@@ -656,7 +691,7 @@ def run(
     dtype: str,
     recipe: tuple[int, int, int],
     values: tuple[float, ...],
-    window: tuple[int, tuple[int, ...], tuple[int, ...]],
+    window: Window,
 ) -> None:
     """Apply a recipe to plain arrays, over threads where they are large."""
     y, x = as_bits(y, x) or (y, x)
@@ -665,6 +700,61 @@ def run(
         y.size,
         y.itemsize,
     )
+
+
+def run_residual(y: Array, x: Array, dtype: str, mask: Mask, residual: Array, bias: Array) -> None:
+    """Set y to ``residual + mask.apply(x + bias)``: plain arrays, a mask of whole rows.
+
+    The bias has one element, or one for each column.
+    """
+    period = _period(bias.size)
+    bias = np.resize(bias.astype(bias.dtype.newbyteorder("=")), period + _MAX_STEP)
+    y, x = as_bits(y, x) or (y, x)
+    residual, bias = as_bits(residual, bias) or (residual, bias)
+    stream, scale, first = mask._stream, mask.scale, mask._window[0]
+    parallel.run(
+        lambda begin, n: _core.fused(y, x, dtype, stream, scale, residual, bias, first, begin, n),
+        y.size,
+        y.itemsize,
+    )
+
+
+def run_bias_grad(y: Array, x: Array, dtype: str, mask: Mask) -> Array:
+    """Set y to ``mask.backward(x)``, likewise, and return the sum of its rows, of y's dtype.
+
+    Rows are summed in their order within parts of SUMMED elements, and those in theirs.
+    """
+    kind, columns = y.dtype, y.shape[-1] if y.ndim else 1
+    period = _period(columns)
+    n, unit = y.size, max(SUMMED, -(-32 * columns // parallel.TILE) * parallel.TILE)
+    real = np.float64 if dtype == "f64" else np.float32
+    y, x = as_bits(y, x) or (y, x)
+    stream, scale, first = mask._stream, mask.scale, mask._window[0]
+    sums = np.zeros((-(-n // unit), columns))
+
+    def kernel(begin: int, count: int) -> None:
+        for at in range(begin, begin + count, unit):
+            part = np.zeros(period + _MAX_STEP, real)
+            here = min(unit, begin + count - at)
+            _core.fused(y, x, dtype, stream, scale, None, part, first, at, here)
+            for row in part[:period].reshape(-1, columns):
+                sums[at // unit] += row
+
+    if n:
+        parallel.run(kernel, n, y.itemsize, unit)
+    total = np.zeros(columns)
+    for row in sums:  # not sums.sum(0), whose order NumPy does not promise
+        total += row
+    return total.astype(kind)
+
+
+SUMMED = 64 * parallel.TILE  # elements, at least: fixed, for the bits of the sums hang on it
+_MAX_STEP = 64  # FD_MAX_STEP of fastdrop.h
+
+
+def _period(columns: int) -> int:
+    """Return the least multiple of the row that the kernels take as one; see fd_fused."""
+    return columns * -(-_MAX_STEP // max(1, columns)) or _MAX_STEP
 
 
 def finish(target: Array, out: Array | None) -> Array:

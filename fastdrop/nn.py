@@ -15,18 +15,25 @@ from fastdrop.mask import Mask, as_int, check_p
 
 __all__ = [
     "AlphaDropout",
+    "DropConnect",
     "DropPath",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
+    "DropoutAdd",
     "EmbeddingDropout",
     "FeatureAlphaDropout",
+    "GaussianDropout",
+    "GaussianNoise",
     "LockedDropout",
+    "WeightDropout",
     "mc_samples",
 ]
 
 Array = NDArray[Any]
+
+_NO_MASK = "backward before the first forward: there is no mask yet"
 
 
 class _Layer:
@@ -34,9 +41,11 @@ class _Layer:
 
     _function: ClassVar[str]  # of fastdrop.functional
     _settings: ClassVar[dict[str, Any]] = {}  # its further arguments and defaults
+    _rate: ClassVar[str] = "p"  # its second argument
+    _check: ClassVar[Callable[[Any], float]] = staticmethod(check_p)  # of that
 
     def __init__(self, p: float = 0.5, *, rng: Any = None) -> None:
-        self.p = p
+        setattr(self, self._rate, p)
         self.training = True
         self.mask: Mask | None = None
         self._rng: Generator | None = None
@@ -65,7 +74,7 @@ class _Layer:
 
     @p.setter
     def p(self, p: float) -> None:
-        self._p = check_p(p)
+        self._p = self._check(p)
 
     @overload
     def forward(
@@ -136,7 +145,7 @@ class _Layer:
         """
         mask = self.mask if mask is None else mask
         if mask is None:
-            raise RuntimeError("backward before the first forward: there is no mask yet")
+            raise RuntimeError(_NO_MASK)
         return mask.backward(grad, out)
 
     def train(self, mode: bool = True) -> Self:
@@ -154,11 +163,11 @@ class _Layer:
         Returns
         -------
         dict
-            ``stream``, ``p``, and ``generator``: the state of the layer's own generator, None where
-            the layer shares one (then save that generator's ``state`` yourself).
+            ``stream``, ``p`` (or ``stddev``), and ``generator``: the state of the layer's own
+            generator, None where it shares one (then save that generator's ``state`` yourself).
         """
         own = self._rng.state if self._owns_rng and self._rng is not None else None
-        return {"stream": STREAM, "p": self._p, "generator": own}
+        return {"stream": STREAM, self._rate: self._p, "generator": own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state that `state_dict` returned.
@@ -180,9 +189,9 @@ class _Layer:
             raise ValueError(
                 f"state has stream {state.get('stream')!r}; this version of fastdrop knows {STREAM}"
             )
-        if not {"p", "generator"} <= state.keys():
-            raise ValueError(f"state needs 'p' and 'generator'; it has {sorted(state)}")
-        p, own = check_p(state["p"]), state["generator"]
+        if not {self._rate, "generator"} <= state.keys():
+            raise ValueError(f"state needs {self._rate!r} and 'generator'; it has {sorted(state)}")
+        p, own = self._check(state[self._rate]), state["generator"]
         if (own is not None) != self._owns_rng:
             raise ValueError(
                 "state holds a generator but the layer shares its own with others"
@@ -195,7 +204,7 @@ class _Layer:
         self._p = p
 
     def __repr__(self) -> str:
-        shown = [f"p={self._p}"]
+        shown = [f"{self._rate}={self._p}"]
         for name, default in self._settings.items():
             if getattr(self, name) != default:
                 shown.append(f"{name}={getattr(self, name)!r}")
@@ -641,6 +650,360 @@ class EmbeddingDropout(_Layer):
     """
 
     _function = "embedding_dropout"
+
+
+class WeightDropout(_Layer):
+    """Dropout of weights, one mask for a batch, as in AWD-LSTM.
+
+    Parameters
+    ----------
+    p : float, optional
+        Probability of **dropping** a weight, in ``[0, 1]``. May be set at any time.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        As in `Dropout`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `fastdrop.dropout`.
+
+    See Also
+    --------
+    DropConnect : a mask for each example.
+    Dropout : the protocol of all layers: `forward`, `backward`, `train`, `eval`, `state_dict`.
+
+    Notes
+    -----
+    Give it a weight matrix at each step, for an LSTM the recurrent one, and use the result at all
+    time steps [1]_; `backward` takes the gradient by that result. The weights stay as they are.
+
+    **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
+
+    References
+    ----------
+    .. [1] S. Merity, N. S. Keskar and R. Socher, "Regularizing and optimizing LSTM language
+       models", ICLR 2018.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> layer = fd.nn.WeightDropout(0.5, rng=0)
+    >>> layer(np.ones((2, 4)))
+    array([[2., 0., 2., 0.],
+           [2., 0., 2., 2.]])
+    """
+
+    _function = "dropout"
+
+
+class DropConnect(_Layer):
+    """A linear map of which each example drops its own weights.
+
+    Parameters
+    ----------
+    p : float, optional
+        Probability of **dropping** a weight, in ``[0, 1]``. May be set at any time.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        As in `Dropout`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `fastdrop.drop_connect`.
+
+    See Also
+    --------
+    fastdrop.drop_connect : the function, with the reference.
+    WeightDropout : one mask for all examples of a batch.
+
+    Notes
+    -----
+    `forward` and `backward` take other arguments than those of the other layers. x and the weights
+    are remembered until the next forward pass, not copied; the masks are not.
+
+    **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> layer = fd.nn.DropConnect(0.5, rng=0)
+    >>> y = layer(np.ones((3, 4)), np.ones((4, 2)))
+    >>> dx, dweight, dbias = layer.backward(np.ones((3, 2)))
+    >>> dx.shape, dweight.shape, dbias
+    ((3, 4), (4, 2), array([3., 3.]))
+    """
+
+    def forward(  # type: ignore[override]
+        self, x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None
+    ) -> Array:
+        """Return ``x[n] @ dropout(weight) + bias`` for each example; in evaluation without dropout.
+
+        Parameters
+        ----------
+        x : array_like
+            Shape (N, F_in).
+        weight : array_like
+            Shape (F_in, F_out), of x's dtype.
+        bias : array_like, optional
+            Shape (F_out,).
+
+        Returns
+        -------
+        ndarray
+            Shape (N, F_out).
+
+        Raises
+        ------
+        TypeError, ValueError, OverflowError
+            As `fastdrop.drop_connect`. The layer is then as it was.
+        """
+        y: Array
+        y, self.mask = functional.drop_connect(
+            x, weight, self._p, bias=bias, training=self.training, rng=self._rng, return_mask=True
+        )
+        self._inputs = x, weight
+        return y
+
+    def backward(self, grad: ArrayLike) -> tuple[Array, Array, Array]:  # type: ignore[override]
+        """Gradients by x, by the weights and by the bias of the last forward pass.
+
+        Parameters
+        ----------
+        grad : array_like
+            Gradient by its output.
+
+        Returns
+        -------
+        dx, dweight, dbias : ndarray
+
+        Raises
+        ------
+        RuntimeError
+            Before the first forward pass.
+        TypeError, ValueError
+            As `fastdrop.drop_connect_backward`.
+        """
+        if self.mask is None:
+            raise RuntimeError(_NO_MASK)
+        x, weight = self._inputs
+        dx, dweight = functional.drop_connect_backward(grad, x, weight, self.mask)
+        return dx, dweight, np.asarray(grad).sum(0)
+
+
+class GaussianDropout(_Layer):
+    """Multiplies by Gaussian noise of mean 1, in place of dropping.
+
+    Parameters
+    ----------
+    p : float, optional
+        Rate in ``[0, 1)``; the noise has standard deviation ``sqrt(p / (1-p))``. May be set at any
+        time.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        As in `Dropout`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `fastdrop.gaussian_dropout`.
+
+    See Also
+    --------
+    fastdrop.gaussian_dropout : the function, with the reference and what it answers to elsewhere.
+    Dropout : the protocol of all layers: `forward`, `backward`, `train`, `eval`, `state_dict`.
+
+    Notes
+    -----
+    Inputs have any shape. `mask` is a `fastdrop.Noise`.
+
+    **Compatibility guarantee.** As for `fastdrop.Noise`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> layer = fd.nn.GaussianDropout(0.2, rng=0)
+    >>> y = layer(np.ones(1000))
+    >>> bool((layer.backward(np.ones(1000)) == y).all())
+    True
+    """
+
+    _function = "gaussian_dropout"
+    _check = staticmethod(functional.check_gaussian_p)
+
+
+class GaussianNoise(_Layer):
+    """Adds Gaussian noise of mean 0.
+
+    Parameters
+    ----------
+    stddev : float
+        Standard deviation of the noise, in units of the input. May be set at any time.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        As in `Dropout`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `fastdrop.gaussian_noise`.
+
+    See Also
+    --------
+    fastdrop.gaussian_noise : the function, with what it answers to elsewhere.
+    Dropout : the protocol of all layers: `forward`, `backward`, `train`, `eval`, `state_dict`.
+
+    Notes
+    -----
+    Inputs have any shape. `mask` is a `fastdrop.Noise`; `backward` copies the gradient.
+
+    **Compatibility guarantee.** As for `fastdrop.Noise`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> layer = fd.nn.GaussianNoise(0.1, rng=0)
+    >>> layer
+    GaussianNoise(stddev=0.1)
+    >>> y = layer(np.zeros(1000))
+    >>> bool(abs(y.std() - 0.1) < 0.01)
+    True
+    """
+
+    _function = "gaussian_noise"
+    _rate = "stddev"
+    _check = staticmethod(functional.check_stddev)
+
+    def __init__(self, stddev: float, *, rng: Any = None) -> None:
+        super().__init__(stddev, rng=rng)
+
+    @property
+    def stddev(self) -> float:
+        """Standard deviation of the noise."""
+        return self._p
+
+    @stddev.setter
+    def stddev(self, stddev: float) -> None:
+        self._p = self._check(stddev)
+
+    @property
+    def p(self) -> float:
+        """There is none."""
+        raise AttributeError("GaussianNoise has stddev, not p")
+
+    @p.setter
+    def p(self, p: float) -> None:
+        raise AttributeError("GaussianNoise has stddev, not p")
+
+
+class DropoutAdd(_Layer):
+    """Adds dropout of one branch to the residual, with the bias of the branch, in one pass.
+
+    Parameters
+    ----------
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        As in `Dropout`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `fastdrop.dropout_add`.
+
+    See Also
+    --------
+    fastdrop.dropout_add : the function.
+    Dropout : the protocol of all layers: `train`, `eval`, `state_dict`.
+
+    Notes
+    -----
+    `forward` and `backward` take other arguments than those of the other layers.
+
+    **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> layer = fd.nn.DropoutAdd(0.5, rng=0)
+    >>> x, residual, bias = np.zeros((2, 4)), np.zeros((2, 4)), np.ones(4)
+    >>> layer(x, residual, bias)
+    array([[2., 0., 2., 0.],
+           [2., 0., 2., 2.]])
+    >>> dx, dbias = layer.backward(np.ones((2, 4)))
+    >>> dbias
+    array([4., 0., 4., 2.])
+    """
+
+    def forward(  # type: ignore[override]
+        self,
+        x: ArrayLike,
+        residual: ArrayLike,
+        bias: ArrayLike | None = None,
+        out: Array | None = None,
+    ) -> Array:
+        """Return ``residual + dropout(x + bias)``; in evaluation without dropout.
+
+        Parameters
+        ----------
+        x : array_like
+            Of any shape (..., F).
+        residual : array_like
+            Of x's shape and dtype.
+        bias : array_like, optional
+            Shape (F,), of x's dtype.
+        out : ndarray, optional
+            Where to put the result; ``x`` and ``residual`` work in place.
+
+        Returns
+        -------
+        ndarray
+            Of x's shape and dtype.
+
+        Raises
+        ------
+        TypeError, ValueError, OverflowError
+            As `fastdrop.dropout_add`. The layer is then as it was.
+        """
+        y: Array
+        y, self.mask = functional.dropout_add(
+            x,
+            residual,
+            self._p,
+            bias=bias,
+            training=self.training,
+            rng=self._rng,
+            out=out,
+            return_mask=True,
+        )
+        return y
+
+    def backward(  # type: ignore[override]
+        self, grad: ArrayLike, out: Array | None = None, mask: Mask | None = None
+    ) -> tuple[Array, Array]:
+        """Gradients by x and by the bias; that by the residual is ``grad`` itself.
+
+        Parameters
+        ----------
+        grad : array_like
+            Gradient by the output of `forward`.
+        out : ndarray, optional
+            Where to put the gradient by x; ``out=grad`` works in place.
+        mask : Mask, optional
+            Which forward pass, by default the last.
+
+        Returns
+        -------
+        dx, dbias : ndarray
+
+        Raises
+        ------
+        RuntimeError
+            Before the first forward pass.
+        TypeError, ValueError
+            As `fastdrop.dropout_add_backward`.
+        """
+        mask = self.mask if mask is None else mask
+        if mask is None:
+            raise RuntimeError(_NO_MASK)
+        return functional.dropout_add_backward(grad, mask, out=out)
 
 
 class MCSamples(NamedTuple):

@@ -28,7 +28,7 @@ _tasks: queue.SimpleQueue[_Job] = queue.SimpleQueue()
 _workers: list[threading.Thread] = []
 
 
-def run(kernel: Callable[[int, int], None], n: int, item_bytes: float) -> None:
+def run(kernel: Callable[[int, int], None], n: int, item_bytes: float, unit: int = TILE) -> None:
     """Call ``kernel(begin, count)`` on ranges that cover ``0 .. n-1``, each exactly once.
 
     Parameters
@@ -39,6 +39,8 @@ def run(kernel: Callable[[int, int], None], n: int, item_bytes: float) -> None:
         Number of elements.
     item_bytes : float
         Bytes of output an element.
+    unit : int, optional
+        Elements of which each range but the last has a multiple.
 
     Notes
     -----
@@ -50,9 +52,9 @@ def run(kernel: Callable[[int, int], None], n: int, item_bytes: float) -> None:
     if threads == 1 or n * item_bytes < PARALLEL_FROM_BYTES:
         kernel(0, n)
         return
-    tiles = -(-n // TILE)
-    least = max(1, int(RANGE_BYTES / (TILE * item_bytes)))
-    job = _Job(kernel, n, TILE * max(least, -(-tiles // (4 * threads))))
+    units = -(-n // unit)
+    least = max(1, int(RANGE_BYTES / (unit * item_bytes)))
+    job = _Job(kernel, n, unit * max(least, -(-units // (4 * threads))))
     interrupt = None
     try:
         with _lock:
