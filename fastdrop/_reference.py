@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import numpy as np
 
-TAIL, SPAWN = 8, 9
+TAIL, SPAWN, NORMAL = 8, 9, 10
 
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
@@ -105,3 +105,53 @@ def spawn_seed(seed, position, child):
     """Seed of the child of a generator that spawned at ``position``."""
     words = block(seed, position, SPAWN, child)
     return int(words[0]) | int(words[1]) << 32
+
+
+def _polynomial(x, coefficients):
+    """Horner's rule in float32, coefficients from the highest on."""
+    total = np.float32(coefficients[0])
+    for c in coefficients[1:]:
+        total = total * x + np.float32(c)
+    return total
+
+
+def normal_of(words):
+    """Return the standard normal numbers, float32, of 32-bit words; see docs/stream.md."""
+    w = np.asarray(words, np.uint64).astype(np.uint32)
+    inner = (w >> np.uint32(30) & np.uint32(1)).astype(bool)
+    k = np.where(inner, ~w, w) & np.uint32(0x3FFFFFFF)
+    v = (k.astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-32)
+
+    centre = (298.655151, 34.9834328, 16.0876293, 5.76608944, 2.62497067, 2.50662827)
+    z_inner = _polynomial(v * v, centre) * v
+
+    bits = v.view(np.uint32).astype(np.int64)
+    linear = (0x3E800000 - bits).astype(np.float32) * np.float32(2.0**-23)
+    f = ((bits & 0x7FFFFF) | 0x3F800000).astype(np.uint32).view(np.float32) - np.float32(1)
+    rest = (
+        *(0.00908890367, -0.0511344187, 0.135926902, -0.240410224, 0.346548557),
+        *(-0.478464216, 0.721132219, -0.442687601, -4.2314543e-08),
+    )
+    y = linear + _polynomial(f, rest)
+    top = (1.53951023e-05, 0.00213019317, 0.0560035296, 0.4262366, 1.04673743, 0.674489796)
+    bottom = (3.86176907e-07, 0.000200097536, 0.0113141797, 0.162408754, 0.743418336, 1.0)
+    z_outer = _polynomial(y, top) / _polynomial(y, bottom)
+
+    z = np.where(inner, z_inner, z_outer)
+    return np.where(w >> np.uint32(31), -z, z)
+
+
+def normal(seed, position, index):
+    """Return the standard normal numbers of the elements ``index`` (array of uint64)."""
+    index = np.asarray(index, np.uint64)
+    words = block(seed, position, NORMAL, index // np.uint64(4))
+    return normal_of(words[(index % np.uint64(4)).astype(int), np.arange(index.size)])
+
+
+def noisy(x, z, sd, additive):
+    """``x + sd*z`` or ``x * (1 + sd*z)``; 16-bit types by way of float32."""
+    real = np.float64 if x.dtype == np.float64 else np.float32
+    noise = z.astype(real) * real(sd)
+    with np.errstate(all="ignore"):
+        wide = x.astype(real)
+        return (wide + noise if additive else wide * (real(1) + noise)).astype(x.dtype)

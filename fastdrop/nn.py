@@ -42,7 +42,7 @@ class _Layer:
     _function: ClassVar[str]  # of fastdrop.functional
     _settings: ClassVar[dict[str, Any]] = {}  # its further arguments and defaults
     _rate: ClassVar[str] = "p"  # its second argument
-    _check: ClassVar[Callable[[Any], float]] = staticmethod(check_p)  # of that
+    _check: ClassVar[staticmethod[..., float]] = staticmethod(check_p)  # of that
 
     def __init__(self, p: float = 0.5, *, rng: Any = None) -> None:
         setattr(self, self._rate, p)

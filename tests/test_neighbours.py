@@ -1,0 +1,278 @@
+"""Dropout fused with its neighbours: dropout_add and drop_connect against NumPy."""
+
+import numpy as np
+import pytest
+from conftest import bits_of
+
+import fastdrop as fd
+from fastdrop import _reference, nn
+from fastdrop.mask import SUMMED
+
+SHAPES = [(), (5,), (3, 1), (7, 3), (2, 3, 64), (40, 100), (33, 777), (0, 4), (4, 0)]
+
+
+def arrays(shape, dtype, seed=0):
+    rng = np.random.default_rng(seed)
+    x, residual = rng.standard_normal((2, *shape)).astype(dtype)
+    bias = rng.standard_normal(shape[-1:] or (1,)).astype(dtype)
+    return x, residual, bias
+
+
+def added(x, residual, bias, keep, scale):
+    """``residual + dropout(x + bias)``; 16-bit types by way of float32, rounded at the end."""
+    real = np.float64 if x.dtype == np.float64 else np.float32
+    wide = x.astype(real) + (0 if bias is None else bias.astype(real))
+    dropped = np.where(keep, (wide * real(scale)).astype(real), real(0))
+    return np.asarray(residual.astype(real) + dropped).astype(x.dtype).reshape(x.shape)
+
+
+def column_sums(v, columns):
+    """Rows in their order in v's dtype, by parts of SUMMED elements; the parts in float64."""
+    total = np.zeros(columns)
+    flat, period = v.ravel(), columns * -(-64 // max(1, columns))
+    unit = max(SUMMED, -(-32 * columns // 2048) * 2048)
+    for at in range(0, flat.size, unit):
+        part = np.zeros(period, v.dtype)
+        here = flat[at : at + unit]
+        phase = at % period
+        padded = np.concatenate([np.zeros(phase, v.dtype), here])
+        padded = np.concatenate([padded, np.zeros(-len(padded) % period, v.dtype)])
+        for row in padded.reshape(-1, period):
+            part += row
+        sub = np.zeros(columns)
+        for row in part.reshape(-1, columns):
+            sub += row
+        total += sub
+    return total
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_dropout_add(isa, dtype, shape, p, with_bias):
+    x, residual, bias = arrays(shape, dtype)
+    bias = bias if with_bias else None
+    gen = fd.Generator(9, position=4)
+    y, mask = fd.dropout_add(x, residual, p, bias=bias, rng=gen, return_mask=True)
+    keep = _reference.keep_array(9, 4, shape, p)
+    scale = 1 / (1 - p) if p < 1 else 0
+    want = added(x, residual, bias, keep, scale)
+    np.testing.assert_array_equal(bits_of(y), bits_of(want))
+    assert gen.position == 5
+    np.testing.assert_array_equal(mask.keep(), keep)
+
+    dx, dbias = fd.dropout_add_backward(residual, mask)
+    np.testing.assert_array_equal(bits_of(dx), bits_of(mask.backward(residual)))
+    real = np.float64 if dtype == np.float64 else np.float32
+    v = np.where(keep, (residual.astype(real) * real(scale)).astype(real), real(0))
+    columns = shape[-1] if shape else 1
+    want = column_sums(np.asarray(v, real), columns).astype(dtype)
+    np.testing.assert_array_equal(bits_of(dbias), bits_of(want))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_dropout_add_is_numpy_on_dropout(dtype):
+    """Bit for bit, signs of zero included."""
+    x, residual, bias = arrays((50, 60), dtype)
+    residual[0] = -0.0
+    x[:, 3], bias[3] = -0.0, -0.0
+    y = fd.dropout_add(x, residual, 0.4, bias=bias, rng=2)
+    np.testing.assert_array_equal(bits_of(y), bits_of(residual + fd.dropout(x + bias, 0.4, rng=2)))
+    y = fd.dropout_add(x, residual, 0.4, rng=2)
+    np.testing.assert_array_equal(bits_of(y), bits_of(residual + fd.dropout(x, 0.4, rng=2)))
+    y = fd.dropout_add(x, residual, 0.4, bias=bias, training=False)
+    np.testing.assert_array_equal(bits_of(y), bits_of(residual + (x + bias)))
+
+
+@pytest.mark.parametrize("columns", [1, 5, 64, 100, 512, 3000, 70_001])
+def test_bias_gradient_does_not_depend_on_isa_or_threads(columns, monkeypatch):
+    monkeypatch.setattr(fd.parallel, "PARALLEL_FROM_BYTES", 1)
+    rows = 3 * SUMMED // columns + 5
+    grad = np.random.default_rng(0).standard_normal((rows, columns), np.float32)
+    mask = fd.Generator(0).mask(grad.shape, 0.1)
+    results = []
+    for isa in fd.available_isas():
+        fd.set_isa(isa)
+        for threads in (1, 2, 3):
+            fd.set_num_threads(threads)
+            results.append(fd.dropout_add_backward(grad, mask))
+    for dx, dbias in results[1:]:
+        np.testing.assert_array_equal(bits_of(dx), bits_of(results[0][0]))
+        np.testing.assert_array_equal(bits_of(dbias), bits_of(results[0][1]))
+    exact = mask.backward(grad).sum(0, dtype=np.float64)
+    np.testing.assert_allclose(results[0][1], exact, atol=2e-6 * rows**0.5 * 20)
+
+
+def test_large_calls_go_around_the_caches_with_the_same_bits(monkeypatch):
+    x, residual, bias = arrays((4500, 1000), np.float32)  # 17 MiB
+    fd.set_num_threads(1)
+    y, mask = fd.dropout_add(x, residual, 0.1, bias=bias, rng=0, return_mask=True)
+    np.testing.assert_array_equal(bits_of(y), bits_of(residual + fd.dropout(x + bias, 0.1, rng=0)))
+    dx, dbias = fd.dropout_add_backward(residual, mask)
+    np.testing.assert_array_equal(bits_of(dx), bits_of(mask.backward(residual)))
+    np.testing.assert_array_equal(
+        dbias, column_sums(mask.backward(residual), 1000).astype(np.float32)
+    )
+
+
+def test_in_place_and_layouts():
+    x, residual, bias = arrays((30, 40), np.float32)
+    want = fd.dropout_add(x, residual, 0.3, bias=bias, rng=0)
+    for name in ("x", "residual"):
+        a, r = x.copy(), residual.copy()
+        out = a if name == "x" else r
+        assert fd.dropout_add(a, r, 0.3, bias=bias, rng=0, out=out) is out
+        np.testing.assert_array_equal(out, want)
+    both = x.copy()
+    fd.dropout_add(both, both, 0.3, rng=0, out=both)
+    np.testing.assert_array_equal(both, x + fd.dropout(x, 0.3, rng=0))
+    odd = np.asfortranarray(x), residual[::-1][::-1], np.repeat(bias, 2)[::2]
+    np.testing.assert_array_equal(fd.dropout_add(odd[0], odd[1], 0.3, bias=odd[2], rng=0), want)
+    swapped = [a.astype(">f4") for a in (x, residual, bias)]
+    y = fd.dropout_add(swapped[0], swapped[1], 0.3, bias=swapped[2], rng=0)
+    np.testing.assert_array_equal(y, want)
+    room = np.zeros(x.size + 40, np.float32)  # out overlaps the residual by all but a row
+    room[: x.size] = residual.ravel()
+    out = room[40:].reshape(x.shape)
+    fd.dropout_add(x, room[: x.size].reshape(x.shape), 0.3, bias=bias, rng=0, out=out)
+    np.testing.assert_array_equal(out, want)
+
+
+def test_a_shard_of_rows():
+    grad = np.random.default_rng(0).standard_normal((20, 30))
+    mask = fd.Generator(0).mask(grad.shape, 0.3)
+    dx, dbias = fd.dropout_add_backward(grad[5:9], mask[5:9])
+    np.testing.assert_array_equal(dx, mask.backward(grad)[5:9])
+    np.testing.assert_allclose(dbias, dx.sum(0))
+    with pytest.raises(ValueError, match="whole, consecutive rows"):
+        fd.dropout_add_backward(grad[:, 5:9].copy(), mask[:, 5:9])
+
+
+def test_dropout_add_refuses():
+    x, residual, bias = arrays((3, 4), np.float32)
+    gen = fd.Generator(0)
+    for bad, error, match in (
+        ({"residual": residual[:2]}, ValueError, r"residual has shape \(2, 4\).*\(3, 4\)"),
+        ({"residual": residual.astype(float)}, TypeError, "residual has dtype float64"),
+        ({"bias": bias[:3]}, ValueError, r"bias has shape \(3,\).*\(4,\)"),
+        ({"bias": bias.astype(float)}, TypeError, "bias has dtype float64"),
+        ({"bias": np.arange(4)}, TypeError, "bias has dtype int64"),
+        ({"p": 1.5}, ValueError, r"p=1\.5"),
+        ({"rng": True}, TypeError, "rng must be"),
+        ({"out": np.ones((3, 5), np.float32)}, ValueError, "out has shape"),
+    ):
+        arguments = {"x": x, "residual": residual, "bias": bias, "rng": gen} | bad
+        with pytest.raises(error, match=match):
+            fd.dropout_add(**arguments)
+    assert gen.position == 0
+    mask = gen.mask((3, 4), 0.5)
+    with pytest.raises(ValueError, match="grad has shape"):
+        fd.dropout_add_backward(bias, mask)
+    with pytest.raises(TypeError, match="mask must be a Mask"):
+        fd.dropout_add_backward(x, 0.5)
+
+
+def test_dropout_add_layer():
+    x, residual, bias = arrays((6, 5), np.float64)
+    layer = nn.DropoutAdd(0.4, rng=3)
+    with pytest.raises(RuntimeError, match="before the first forward"):
+        layer.backward(x)
+    y = layer(x, residual, bias)
+    np.testing.assert_array_equal(y, fd.dropout_add(x, residual, 0.4, bias=bias, rng=3))
+    grad = np.random.default_rng(1).standard_normal(x.shape)
+    dx, dbias = layer.backward(grad)
+    mask = layer.mask
+    eps = 1e-6
+
+    def loss(x, bias):
+        return (grad * (residual + mask.apply(x + bias))).sum()
+
+    for j in range(5):
+        step = eps * (np.arange(5) == j)
+        slope = (loss(x, bias + step) - loss(x, bias - step)) / (2 * eps)
+        assert slope == pytest.approx(dbias[j], abs=1e-7)
+        slope = (loss(x + step, bias) - loss(x - step, bias)) / (2 * eps)
+        assert slope == pytest.approx(dx[:, j].sum(), abs=1e-7)
+    other = nn.DropoutAdd(0.0, rng=0)
+    other.load_state_dict(layer.state_dict())
+    np.testing.assert_array_equal(other(x, residual), layer(x, residual))
+    np.testing.assert_array_equal(layer.eval()(x, residual, bias), residual + (x + bias))
+    assert repr(layer) == "DropoutAdd(p=0.4)"
+
+
+# ---- drop_connect --------------------------------------------------------------------------------
+
+
+def connected(x, weight, keep, scale):
+    """Wan et al. 2013 with inverted scaling: a mask an example."""
+    return np.einsum("ni,nio->no", x, np.where(keep, weight * scale, 0))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("p", [0.0, 0.4, 1.0])
+def test_drop_connect(isa, dtype, p):
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((7, 5)).astype(dtype), rng.standard_normal((5, 9)).astype(dtype)
+    bias, grad = rng.standard_normal(9).astype(dtype), rng.standard_normal((7, 9)).astype(dtype)
+    y, mask = fd.drop_connect(x, weight, p, bias=bias, rng=2, return_mask=True)
+    keep = _reference.keep_array(2, 0, (7, 5, 9), p)
+    scale = dtype(1 / (1 - p) if p < 1 else 0)
+    close = {"rtol": 1e-5, "atol": 1e-5} if dtype == np.float32 else {"rtol": 1e-12, "atol": 1e-12}
+    np.testing.assert_allclose(y, connected(x, weight, keep, scale) + bias, **close)
+    assert y.dtype == dtype
+    dx, dweight = fd.drop_connect_backward(grad, x, weight, mask)
+    thinned = np.where(keep, weight * scale, 0)
+    np.testing.assert_allclose(dx, np.einsum("no,nio->ni", grad, thinned), **close)
+    want = np.einsum("ni,no,nio->io", x, grad, np.where(keep, scale, 0))
+    np.testing.assert_allclose(dweight, want, **close)
+
+    layer = nn.DropConnect(p, rng=2)
+    np.testing.assert_array_equal(layer(x, weight, bias), y)
+    got = layer.backward(grad)
+    for a, b in zip(got, (dx, dweight, grad.sum(0)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(layer.eval()(x, weight, bias), x @ weight + bias)
+    got = layer.backward(grad)
+    for a, b in zip(got, (grad @ weight.T, x.T @ grad, grad.sum(0)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_drop_connect_expectation():
+    x, weight = np.ones((4000, 3)), np.arange(6.0).reshape(3, 2)
+    y = fd.drop_connect(x, weight, 0.3, rng=0)
+    np.testing.assert_allclose(y.mean(0), (x @ weight)[0], rtol=0.03)
+    variance = 0.3 / 0.7 * np.square(weight).sum(0)  # of the paper, with weights scaled by 1/(1-p)
+    np.testing.assert_allclose(y.var(0), variance, rtol=0.08)
+
+
+def test_drop_connect_refuses():
+    x, weight = np.ones((3, 4)), np.ones((4, 2))
+    gen = fd.Generator(0)
+    for arguments, error, match in (
+        ((x[0], weight), ValueError, r"x has shape \(4,\)"),
+        ((x, weight.T), ValueError, r"weight has shape \(2, 4\)"),
+        ((x, weight.astype(np.float32)), TypeError, "weight has dtype float32"),
+        ((x.astype(int), weight), TypeError, "x has dtype int64"),
+    ):
+        with pytest.raises(error, match=match):
+            fd.drop_connect(*arguments, rng=gen)
+    with pytest.raises(ValueError, match="bias has shape"):
+        fd.drop_connect(x, weight, bias=np.ones(3), rng=gen)
+    assert gen.position == 0
+    _, mask = fd.drop_connect(x, weight, rng=gen, return_mask=True)
+    with pytest.raises(ValueError, match="grad has shape"):
+        fd.drop_connect_backward(np.ones((3, 3)), x, weight, mask)
+    with pytest.raises(ValueError, match="mask has shape"):
+        fd.drop_connect_backward(np.ones((3, 2)), x, weight, mask[1:])
+    with pytest.raises(RuntimeError, match="before the first forward"):
+        nn.DropConnect().backward(x)
+
+
+def test_weight_dropout_leaves_the_weights():
+    weight = np.ones((30, 40))
+    layer = nn.WeightDropout(0.5, rng=0)
+    np.testing.assert_array_equal(layer(weight), fd.dropout(weight, 0.5, rng=0))
+    np.testing.assert_array_equal(layer.backward(weight), layer.mask.apply(weight))
+    assert (weight == 1).all()  # none is ever zeroed for good
+    assert layer.eval()(weight) is weight
+    assert repr(layer) == "WeightDropout(p=0.5)"
