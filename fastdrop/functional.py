@@ -468,6 +468,7 @@ def alpha_dropout(
     *,
     training: bool = True,
     rng: Any = None,
+    noise_shape: int | Sequence[int | None] | None = None,
     out: Array | None = None,
     return_mask: bool = False,
 ) -> Any:
@@ -483,6 +484,8 @@ def alpha_dropout(
         Whether to drop; if False the result is x itself, see `dropout`.
     rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
         Where the mask comes from, see `dropout`.
+    noise_shape : int or sequence of (int or None), optional
+        Shape of the decisions, see `dropout`.
     out : ndarray, optional
         Where to put the result, see `dropout`.
     return_mask : bool, optional
@@ -522,7 +525,8 @@ def alpha_dropout(
     True
     """
     p = check_p(p)
-    y, mask = _dropout(x, p, training, rng, strides_of, _alpha_values(p), out)
+    values = _alpha_values(p)
+    y, mask = _dropout(x, p, training, rng, lambda s: strides_of(s, noise_shape), values, out)
     return (y, mask) if return_mask else y
 
 

@@ -456,6 +456,8 @@ class AlphaDropout(_Layer):
     ----------
     p : float, optional
         Probability of **dropping**, in ``[0, 1]``. May be set at any time.
+    noise_shape : int or sequence of (int or None), optional
+        Shape of the decisions, see `dropout`.
     rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
         As in `Dropout`.
 
@@ -485,6 +487,17 @@ class AlphaDropout(_Layer):
     """
 
     _function = "alpha_dropout"
+    _settings: ClassVar[dict[str, Any]] = {"noise_shape": None}
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        *,
+        noise_shape: int | Sequence[int | None] | None = None,
+        rng: Any = None,
+    ) -> None:
+        super().__init__(p, rng=rng)
+        self.noise_shape = noise_shape
 
 
 class FeatureAlphaDropout(_Layer):

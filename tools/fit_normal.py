@@ -2,10 +2,10 @@
 
     pip install scipy && python tools/fit_normal.py
 
-Prints coefficients, highest first, rounded to float32 as docs/stream.md has them (they are frozen
-there: this shows where they come from, and another machine may print other last digits), and the
-largest error of each fit before rounding. The fits are minimax by Lawson's iteration: weighted linear least squares, with the weight of each point
-multiplied by its error, until the errors are level.
+Prints coefficients, highest first, rounded to float32, and the largest error of each fit before
+rounding. In docs/stream.md they are frozen: this shows where they come from, and another machine
+may print other last digits. The fits are minimax by Lawson's iteration: weighted linear least squares,
+with the weight of each point multiplied by its error, until the errors are level.
 """
 
 import numpy as np
