@@ -4,8 +4,8 @@
 
 Prints coefficients, highest first, rounded to float32, and the largest error of each fit before
 rounding. In docs/stream.md they are frozen: this shows where they come from, and another machine
-may print other last digits. The fits are minimax by Lawson's iteration: weighted linear least squares,
-with the weight of each point multiplied by its error, until the errors are level.
+may print other last digits. The fits are minimax by Lawson's iteration: weighted linear least
+squares, with the weight of each point multiplied by its error, until the errors are level.
 """
 
 import numpy as np
