@@ -8,29 +8,25 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, overload
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from fastdrop import _core, generator, parallel
+from fastdrop.arrays import Array, as_bits, as_input, finish, pair
 from fastdrop.generator import Generator
 from fastdrop.mask import (
     Fields,
     Mask,
-    as_bits,
-    as_input,
     check_p,
     drop_threshold,
-    finish,
     identity,
-    pair,
     rate_of,
     run,
     run_bias_grad,
     run_residual,
     scale_of,
-    strides_of,
-    whole_strides,
 )
 from fastdrop.noise import Noise, check_sd
+from fastdrop.recipe import strides_of, whole_strides
 
 __all__ = [
     "alpha_dropout",
@@ -50,7 +46,6 @@ __all__ = [
     "locked_dropout",
 ]
 
-Array = NDArray[Any]
 Mode = Literal["upscale_in_train", "downscale_in_infer"]
 MODES = ("upscale_in_train", "downscale_in_infer")
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from fastdrop import _core
 from fastdrop.config import STREAM
-from fastdrop.mask import Mask, as_int
+from fastdrop.mask import Mask
+from fastdrop.recipe import as_int
 
 __all__ = ["Generator", "seed"]
 

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Self, overload
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from fastdrop import functional
+from fastdrop.arrays import Array
 from fastdrop.config import STREAM
 from fastdrop.generator import Generator, check_rng
-from fastdrop.mask import Mask, as_int, check_p
+from fastdrop.mask import Mask, check_p
+from fastdrop.recipe import as_int
 
 __all__ = [
     "AlphaDropout",
@@ -30,8 +32,6 @@ __all__ = [
     "WeightDropout",
     "mc_samples",
 ]
-
-Array = NDArray[Any]
 
 _NO_MASK = "backward before the first forward: there is no mask yet"
 

@@ -10,18 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop import _core, parallel
-from fastdrop.mask import (
-    Array,
-    Recipe,
-    as_bits,
-    as_input,
-    as_int,
-    as_shape,
-    finish,
-    pair,
-    read_window,
-    whole_strides,
-)
+from fastdrop.arrays import Array, as_bits, as_input, finish, pair
+from fastdrop.recipe import Recipe, as_int, as_shape, read_window, whole_strides
 
 __all__ = ["Noise"]
 

@@ -1,0 +1,124 @@
+"""Arrays as the kernels take them: what comes in, where results go, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+_DTYPES = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64", np.dtype(np.float16): "f16"}
+_NAMES = {"float16": "f16", "bfloat16": "bf16", "float32": "f32", "float64": "f64"}
+
+
+def _kernel_dtype(dtype: np.dtype[Any], name: str) -> str:
+    """Return the kernels' name of a dtype, in either byte order; bfloat16 is known by its name."""
+    kernels = _DTYPES.get(dtype) or _NAMES.get(dtype.name)
+    if kernels is None:
+        raise TypeError(
+            f"{name} has dtype {dtype}; dropout takes float16, bfloat16, float32 and float64: "
+            f"convert it, as in {name}.astype(np.float32)"
+        )
+    return kernels
+
+
+def as_input(x: Any, name: str) -> tuple[Array, str]:
+    """Return an input as a plain array, with its kernels' dtype; its layout is left as it is."""
+    if type(x) is not np.ndarray:
+        if isinstance(x, np.ma.MaskedArray):
+            raise TypeError(
+                f"{name} is a MaskedArray, whose mask would be lost: give {name}.filled(value), or "
+                f"{name}.data and keep {name}.mask"
+            )
+        try:
+            x = np.asarray(x)
+        except MemoryError:
+            raise
+        except Exception as error:
+            remedy = ""
+            if hasattr(x, "detach") or hasattr(x, "device"):
+                remedy = (
+                    "; a tensor on a device or one that requires grad must be brought over first, "
+                    f"as in {name}.detach().cpu().numpy()"
+                )
+            raise TypeError(
+                f"{name} cannot be read as a NumPy array ({type(error).__name__}: {error}){remedy}"
+            ) from error
+    return x, _kernel_dtype(x.dtype, name)
+
+
+def _is_plain(a: Array) -> bool:
+    """Whether the kernels can work on the array as it lies."""
+    flags = a.flags
+    return flags.c_contiguous and flags.aligned and a.dtype.isnative
+
+
+def pair(x: Array, out: Any) -> tuple[Array, Array]:
+    """Check ``out`` and return plain arrays to read from and to write to.
+
+    They do not overlap unless they are the same. Nothing is written to ``out``.
+    """
+    source = x if _is_plain(x) else x.astype(x.dtype.newbyteorder("="), order="C", copy=True)
+    if out is None:
+        return source, np.empty(source.shape, source.dtype)
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"out must be a numpy.ndarray, not {type(out).__name__}")
+    if out.shape != x.shape:
+        raise ValueError(f"out has shape {out.shape}; the result has {x.shape}")
+    if out.dtype.newbyteorder("=") != source.dtype:
+        raise TypeError(f"out has dtype {out.dtype}; the result has {source.dtype}")
+    if not out.flags.writeable:
+        raise ValueError("out is read-only")
+    if not _is_plain(out):
+        if _overlaps_itself(out):
+            raise ValueError("out overlaps itself: some of its elements share memory")
+        return source, np.empty(source.shape, source.dtype)
+    if (
+        source is not out
+        and np.may_share_memory(source, out)
+        and source.__array_interface__["data"][0] != out.__array_interface__["data"][0]
+    ):
+        source = source.copy()
+    return source, out
+
+
+def _overlaps_itself(a: Array) -> bool:
+    """Whether two elements of a strided array share a byte."""
+    axes = sorted((abs(s), n) for s, n in zip(a.strides, a.shape, strict=True) if n > 1)
+    if a.size == 0:
+        return False
+    if any(stride == 0 for stride, _ in axes):
+        return True
+    reach = a.itemsize  # bytes that the axes so far span
+    for stride, n in axes:
+        if stride < reach:
+            break
+        reach += stride * (n - 1)
+    else:
+        return False
+    # axes may still interleave without meeting: look at the addresses
+    offsets = np.zeros(1, np.int64)
+    for stride, n in axes:
+        offsets = (offsets[:, None] + stride * np.arange(n)).ravel()
+    offsets.sort()
+    return bool((np.diff(offsets) < a.itemsize).any())
+
+
+def as_bits(y: Array, x: Array) -> tuple[Array, Array] | None:
+    """Return bfloat16 arrays as the uint16 that the kernels take; None for any other dtype."""
+    if x.dtype.kind != "V" or x.dtype != y.dtype or _NAMES.get(x.dtype.name) != "bf16":
+        return None
+    if not (x.dtype.isnative and y.dtype.isnative):
+        return None
+    return y.view(np.uint16), x.view(np.uint16)
+
+
+def finish(target: Array, out: Array | None) -> Array:
+    """Return ``out``, filled where the kernels could not work on it, or the new array."""
+    if out is None:
+        return target
+    if target is not out:
+        out[...] = target
+    return out
