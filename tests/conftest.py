@@ -1,5 +1,11 @@
 """What every test file shares: the ISAs that run here, and settings put back after each test."""
 
+import os
+
+# The examples' matrices are small: two BLAS threads gain nothing on idle cores, and on busy ones
+# wait for each other. Read when NumPy is first imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import ml_dtypes
 import numpy as np
 import pytest
