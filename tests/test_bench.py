@@ -16,6 +16,7 @@ from fastdrop.bench import (
     cli,
     contenders,
     environment,
+    family,
     measure,
     plots,
     report,
@@ -106,6 +107,93 @@ def test_other_sections(monkeypatch, capsys, tmp_path):
     assert fd.get_num_threads() == 2
 
 
+@pytest.fixture
+def small_family(monkeypatch):
+    monkeypatch.setattr(family, "MIB", 1 << 12)
+    monkeypatch.setattr(family, "IMAGES", (8, 16, 5, 5))
+    monkeypatch.setattr(family, "SEQUENCE", (7, 8, 115))
+    return family
+
+
+def test_family(small_family, capsys, tmp_path):
+    path = tmp_path / "family.json"
+    isa = fd.get_isa()
+    options = ["--quick", "--family", "--threads", "2", "--against", "none"]
+    assert cli.main([*options, "--json", str(path)]) == 0
+    out = capsys.readouterr().out
+    found = report.load(path)
+    assert found["tables"] == found["targets"] == []
+    rows = found["family"]
+    cases = [row["case"] for row in rows]
+    assert (
+        len(set(cases)) == len(cases) == 2 * 10 + 4 * 2 * 2 + 2 * 2 * 3 * len(fd.available_isas())
+    )
+    assert all(case in out for case in cases)
+    assert all(expression in out for expression in family.EXPRESSIONS.values())
+    for row in rows:
+        case = row["case"]
+        assert set(row) == set(family.Figure.__annotations__)
+        assert min(row["measured"], row["by_minimum"], row["ns_per_element"]) > 0
+        assert row["at_least"] == ("NumPy" in case)
+        assert (row["numpy"] is None) == ("NumPy" in case or case.startswith("p="))
+        bound = 1.3 if case.startswith("p=") else 3.0 if "NumPy" in case else None
+        if "dropout_add" in case and case.startswith(("64 MiB", "256 MiB")):
+            bound = 1.25
+        assert row["must"] == bound
+    assert sum("in place" in case for case in cases) == 10
+    for name in fd.available_isas():
+        assert f"1 MiB: gaussian_noise, {name} / copy" in cases
+    assert (fd.get_isa(), fd.get_num_threads()) == (isa, 2)
+
+
+def test_family_compares(small_family, capsys, tmp_path):
+    path = tmp_path / "family.json"
+    options = ["--quick", "--family", "--against", "none"]
+    assert cli.main([*options, "--json", str(path)]) == 0
+    old = report.load(path)
+    for row in old["family"]:
+        if not row["at_least"]:
+            row["measured"] /= 100
+            row["by_minimum"] /= 100
+    report.save(old, path)
+    capsys.readouterr()
+    assert cli.main([*options, "--compare", str(path), "--fail-slower", "10%"]) == 1
+    out = capsys.readouterr().out
+    n = sum(not row["at_least"] for row in old["family"])
+    assert out.count("  SLOWER") == n
+    assert f"{n} cases" in out
+
+
+def test_family_is_slower_only_by_median_and_minimum(results):
+    figure = {"case": "1 MiB: a / copy", "measured": 1.0, "by_minimum": 1.0, "at_least": False}
+    old = {**results, "tables": [], "family": [figure]}
+    for median, minimum, failed in [(1.2, 1.2, True), (1.2, 1.0, False), (1.0, 1.2, False)]:
+        new = {**old, "family": [{**figure, "measured": median, "by_minimum": minimum}]}
+        assert report.compare(new, old, 0.1)[1] is failed
+    both = {**results, "family": [figure]}
+    assert "16 cases" in report.compare(both, both, 0.1)[0]
+    numpy = {**old, "family": [{**figure, "at_least": True}]}
+    with pytest.raises(ValueError, match="no case in common"):
+        report.compare(numpy, numpy, 0.1)
+
+
+def test_results_from_before_the_family(results, tmp_path, capsys):
+    path = tmp_path / "old.json"
+    report.save({name: part for name, part in results.items() if name != "family"}, path)
+    assert report.load(path) == results
+    assert cli.main([*TINY, "--compare", str(path)]) == 0
+
+
+def test_isa_is_what_it_was_after_a_wrong_result(small_family, monkeypatch, capsys):
+    isa = fd.get_isa()
+    monkeypatch.setitem(
+        family.EXPRESSIONS, "gaussian_noise", "fd.gaussian_noise(x, 2 * sd, rng=gen)"
+    )
+    assert cli.main(["--quick", "--family", "--against", "none"]) == 1
+    assert "wrong result: gaussian_noise: the noise has variance" in capsys.readouterr().err
+    assert fd.get_isa() == isa
+
+
 @pytest.mark.parametrize(
     ("at_least", "measured", "said"),
     [
@@ -121,6 +209,11 @@ def test_verdicts(at_least, measured, said):
     must, goal = (1.4, 1.6) if at_least else (1.4, 1.1)
     target = {"measured": measured, "must": must, "goal": goal, "at_least": at_least}
     assert report.verdict(target) == said
+
+
+def test_a_figure_without_a_bound():
+    target = {"measured": 9.0, "must": None, "goal": None, "at_least": False}
+    assert report.verdict(target) == "no bound"
 
 
 # ---- arguments -----------------------------------------------------------------------------------
@@ -204,6 +297,7 @@ def test_as_a_module():
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     options = ["--sizes", "--dtypes", "--p", "--threads", "--isa", "--against", "--quick", "--json"]
     options += ["--compare", "--fail-slower", "--plot", "--targets", "--odd", "--scaling"]
+    options += ["--family"]
     assert all(option in text for option in options)
 
 
@@ -320,6 +414,74 @@ def test_wrong_contenders_are_caught(n, wrong, said):
     contender = contenders.Contender("wrong", "wrong", "f(x, p)", contenders._shared)
     with pytest.raises(WrongResult, match=said):
         check(contender, wrong(case.x, case.p).astype(np.float32), case)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda x, keep: x * 2,  # nothing dropped
+        lambda x, keep: x * keep,  # not scaled
+        lambda x, keep: x * 2 * (np.random.default_rng(0).random(x.shape) < 0.5),  # not shared
+        lambda x, keep: x * 2 * keep[:1],  # shared by more
+        lambda x, keep: np.full_like(x, np.nan),
+    ],
+)
+def test_wrong_shared_axes_are_caught(wrong):
+    case = Case.make("float32", 0.5, 32 * 32 * 9)
+    x = case.x.reshape(32, 32, 9)
+    keep = np.random.default_rng(1).random((32, 32, 1)) < 0.5
+    good, bad = (y.astype(np.float32) for y in (x * 2 * keep, wrong(x, keep)))
+    assert family.wrong_shared(good, x, keep.shape, case) == ""
+    assert family.wrong_shared(bad, x, keep.shape, case)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda x, bias, residual, keep: residual + x * 2 * keep,  # no bias
+        lambda x, bias, residual, keep: (x + bias) * 2 * keep,  # no residual
+        lambda x, bias, residual, keep: residual + (x + bias) * 2,  # nothing dropped
+        lambda x, bias, residual, keep: residual + x * 2 * keep + bias,  # bias not dropped
+        lambda x, bias, residual, keep: (residual + (x + bias) * 2 * keep)[1:],
+    ],
+)
+@pytest.mark.parametrize("rows", [16, 1 << 10])
+def test_wrong_dropout_add_is_caught(rows, wrong):
+    case = Case.make("float32", 0.5, rows * family.ROW)
+    x = case.x.reshape(rows, family.ROW)
+    bias, residual = np.linspace(1, 2, family.ROW, dtype=np.float32), x[::-1]
+    keep = np.random.default_rng(1).random(x.shape) < 0.5
+    good = residual + (x + bias) * 2 * keep
+    assert family.wrong_sum(good, x, bias, residual, case) == ""
+    assert family.wrong_sum(wrong(x, bias, residual, keep), x, bias, residual, case)
+
+
+def test_wrong_gradients_are_caught():
+    case = Case.make("float32", 0.5, 64 * family.ROW)
+    x, dx = case.x.reshape(64, family.ROW), case.y.reshape(64, family.ROW)
+    keep = np.random.default_rng(1).random(x.shape) < 0.5
+    np.multiply(x, 2 * keep, out=dx)
+    assert family.wrong_gradients(dx.sum(0), case) == ""
+    assert "by the bias" in family.wrong_gradients(dx[1:].sum(0), case)
+    dx *= 0.5
+    assert "by x" in family.wrong_gradients(dx.sum(0), case)
+    np.multiply(x, 2, out=dx)
+    assert "dropped" in family.wrong_gradients(dx.sum(0), case)
+
+
+@pytest.mark.parametrize("additive", [False, True])
+def test_wrong_noise_is_caught(additive):
+    x, rng = Case.make("float32", 0.5, 1 << 17).x, np.random.default_rng(0)
+
+    def said(z, sd=0.1):
+        noisy = x + 0.1 * z if additive else x * (1 + 0.1 * z)
+        return family.wrong_noise(noisy, x, sd, additive)
+
+    assert said(rng.standard_normal(x.size)) == ""
+    assert "mean" in said(rng.standard_normal(x.size) + 0.1)
+    assert "variance" in said(rng.standard_normal(x.size), 0.11)
+    assert "share" in said(rng.uniform(-(3**0.5), 3**0.5, x.size))
+    assert said(np.full(x.size, np.nan))
 
 
 def test_wrong_copies_and_bits_are_caught():

@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import fastdrop as fd
-from fastdrop.bench import contenders, environment, odd, plots, report, scaling, tables, targets
+from fastdrop.bench import (
+    contenders,
+    environment,
+    family,
+    odd,
+    plots,
+    report,
+    scaling,
+    tables,
+    targets,
+)
 from fastdrop.bench.contenders import DTYPES, RIVALS, WrongResult
 from fastdrop.bench.measure import FULL, QUICK
 
@@ -19,7 +29,7 @@ PLAIN_WIDTH = 120  # where the output is no terminal
 QUICK_SIZES = [16, 1 << 12, 1 << 18, 1 << 23]
 QUICK_DTYPES = ["float32"]
 RATES = [0.5, 0.1]
-SECTIONS = ("tables", "scaling", "odd", "targets")
+SECTIONS = ("tables", "scaling", "odd", "targets", "family")
 
 T = TypeVar("T")
 
@@ -62,13 +72,16 @@ def _parser() -> _Parser:
         prog="python -m fastdrop.bench",
         description="Time dropout against copying and against others.",
         epilog="By default: the tables, and the scaling over threads unless --quick. "
-        "Each of --tables --scaling --odd --targets runs that part alone; they may be combined.",
+        "Each of --tables --scaling --odd --targets --family runs that part alone; they may be "
+        "combined.",
     )
     add = parser.add_argument
     add("--tables", action="store_true", help="contenders over sizes, a table a dtype and p")
     add("--scaling", action="store_true", help="256 MiB over 1, 2, 4, ... threads")
     add("--odd", action="store_true", help="odd shapes against an aligned contiguous one")
     add("--targets", action="store_true", help="the figures that fastdrop is held to")
+    rest = "those of shared axes, dropout_add and Gaussian noise"
+    add("--family", action="store_true", help=rest)
     sizes = "elements, as 4096 or 64Ki, or bytes of input, as 1MiB; default: 16 elements to 4 times"
     sizes += " the last-level cache"
     add("--sizes", type=_list_of(_size), metavar="N,...", help=sizes)
@@ -113,6 +126,7 @@ def _run(args: argparse.Namespace, parser: _Parser) -> int:
         "scaling": [],
         "odd": [],
         "targets": [],
+        "family": [],
     }
     print(environment.text(about), flush=True)
     _measure(args, sections, field, results)
@@ -124,7 +138,10 @@ def _run(args: argparse.Namespace, parser: _Parser) -> int:
             print(f"wrote {path}", file=sys.stderr)
     if old is None:
         return 0
-    text, failed = report.compare(results, old, args.fail_slower)
+    try:
+        text, failed = report.compare(results, old, args.fail_slower)
+    except ValueError as error:
+        parser.error(f"--compare: {error}")
     print(f"\nChange since {args.compare}\n\n{text}")
     return 1 if failed else 0
 
@@ -139,6 +156,7 @@ def _measure(
     effort = QUICK if args.quick else FULL
     cases = [(dtype, p, _sizes(args, dtype)) for dtype in _dtypes(args) for p in args.p or RATES]
     steps = {"tables": sum(len(c[2]) for c in cases), "scaling": 1, "odd": 2, "targets": 7}
+    steps["family"] = family.STEPS
     with _Progress(sum(steps[name] for name in sections)) as progress:
         if "tables" in sections:
             progress.say(report.legend(field))
@@ -164,6 +182,12 @@ def _measure(
             progress.say(
                 f"Targets: float32 unless said, 1 thread, {fd.get_isa()}; times an element\n\n"
                 f"{report.targets(results['targets'])}"
+            )
+        if "family" in sections:
+            results["family"] = family.run(effort, progress.step)
+            progress.say(
+                f"Family: float32, 1 thread, {fd.get_isa()} unless said\n\n"
+                f"{report.family(results['family'])}"
             )
         fd.set_num_threads(args.threads)
 
@@ -210,8 +234,8 @@ def _check(args: argparse.Namespace, parser: _Parser, sections: list[str]) -> re
     """Refuse, before hours of measuring, what would fail after them."""
     if args.fail_slower is not None and args.compare is None:
         parser.error("--fail-slower needs --compare")
-    if args.compare is not None and "tables" not in sections:
-        parser.error("--compare is about the tables: add --tables")
+    if args.compare is not None and not {"tables", "family"} & {*sections}:
+        parser.error("--compare is about the tables and the family: add --tables or --family")
     old = None
     try:
         if args.compare is not None:

@@ -6,12 +6,13 @@ import json
 import os
 import statistics
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from fastdrop.bench.contenders import Contender
 from fastdrop.bench.environment import in_bytes, in_elements
+from fastdrop.bench.family import EXPRESSIONS, NOISE_P, STDDEV, Figure
 from fastdrop.bench.measure import NOISY
 from fastdrop.bench.odd import COPY_OF_COLUMNS, LIMIT, Shape
 from fastdrop.bench.scaling import Point
@@ -32,6 +33,7 @@ class Results(TypedDict):
     scaling: list[Point]
     odd: list[Shape]
     targets: list[Target]
+    family: list[Figure]
 
 
 def save(results: Results, path: Path) -> None:
@@ -62,6 +64,7 @@ def load(path: Path) -> Results:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(results, dict) or results.get("schema") != SCHEMA:
         raise ValueError(f"{path} is not a result of this benchmark, schema {SCHEMA}")
+    results.setdefault("family", [])  # which older ones lack
     return results
 
 
@@ -157,16 +160,39 @@ def targets(found: Sequence[Target]) -> str:
     """Return the figures with what they must not exceed, the goals, and how they fare."""
     lines = [f"{'':48} {'measured':>9} {'must':>7} {'goal':>7}  verdict"]
     for target in found:
-        sign = ">=" if target["at_least"] else "<="
-        must, goal = (
-            "-" if limit is None else f"{sign} {limit:g}"
-            for limit in (target["must"], target["goal"])
-        )
-        measured = "-" if target["measured"] is None else times(target["measured"])
-        if target["noisy"]:
-            measured = f"~{measured}"
+        measured, must, goal = _measured(target), _limit(target, "must"), _limit(target, "goal")
         lines.append(f"{target['case']:48} {measured:>9} {must:>7} {goal:>7}  {verdict(target)}")
     return "\n".join(lines)
+
+
+def family(found: Sequence[Figure]) -> str:
+    """Return the family's figures with their bounds, and what was timed."""
+    width = max(len(row["case"]) for row in found)
+    lines = [f"{'':{width}} {'ns':>5} {'measured':>9} {'must':>7} {'NumPy':>6}  verdict"]
+    for row in found:
+        numpy = "-" if row["numpy"] is None else times(row["numpy"])
+        lines.append(
+            f"{row['case']:{width}} {figure(row['ns_per_element']):>5} {_measured(row):>9} "
+            f"{_limit(row, 'must'):>7} {numpy:>6}  {verdict(row)}"
+        )
+    lines.append(
+        "\nns: an element, of fastdrop. NumPy: what it takes for the same, in the unit of the line."
+        f"\nIn place y is x. Gaussian noise: p = {NOISE_P}, sd = {STDDEV}.\n"
+    )
+    width = max(len(name) for name in EXPRESSIONS)
+    lines += [f"{name:{width}}  {expression}" for name, expression in EXPRESSIONS.items()]
+    return "\n".join(lines)
+
+
+def _measured(target: Target) -> str:
+    if target["measured"] is None:
+        return "-"
+    return ("~" if target["noisy"] else "") + times(target["measured"])
+
+
+def _limit(target: Target, which: Literal["must", "goal"]) -> str:
+    limit = target[which]
+    return "-" if limit is None else f"{'>=' if target['at_least'] else '<='} {limit:g}"
 
 
 def verdict(target: Target) -> str:
@@ -178,7 +204,7 @@ def verdict(target: Target) -> str:
     if goal is not None and sign * measured <= sign * goal:
         return "goal met"
     if must is None:
-        return "short of the goal"
+        return "no bound" if goal is None else "short of the goal"
     return "ok" if sign * measured <= sign * must else "MISSED"
 
 
@@ -208,7 +234,7 @@ def compare(new: Results, old: Results, limit: float | None) -> tuple[str, bool]
     ValueError
         If the runs have no row in common.
     """
-    before, now = _ratios(old["tables"]), _ratios(new["tables"])
+    before, now = _ratios(old), _ratios(new)
     common = [key for key in now if key in before]
     if not common:
         raise ValueError("the two runs have no case in common")
@@ -224,11 +250,9 @@ def compare(new: Results, old: Results, limit: float | None) -> tuple[str, bool]
         fails = limit is not None and min(by_median, by_minimum) > limit
         slower += fails
         if fails or abs(by_median) > WORTH_SAYING:
-            contender, dtype, p, n = key
             lines.append(
-                f"{contender:18} {dtype:9} p={p:<5g} {in_elements(n):>7}  "
-                f"{times(before[key][0]):>5} -> {times(now[key][0]):>5}  {by_median:+6.1%}"
-                + ("  SLOWER" if fails else "")
+                f"{_label(key):48}  {times(before[key][0]):>5} -> {times(now[key][0]):>5}  "
+                f"{by_median:+6.1%}" + ("  SLOWER" if fails else "")
             )
     lines.append(
         f"{len(common)} cases, times np.copyto in the same run: {statistics.median(changes):+.1%} "
@@ -237,14 +261,21 @@ def compare(new: Results, old: Results, limit: float | None) -> tuple[str, bool]
     return "\n".join(lines), slower > 0
 
 
-Key = tuple[str, str, float, int]
+Key = tuple[str, str, float, int] | tuple[str]  # of a row of the tables, of one of the family
 
 
-def _ratios(rows: Iterable[Row]) -> dict[Key, tuple[float, float]]:
+def _label(key: Key) -> str:
+    if len(key) == 1:
+        return key[0]
+    contender, dtype, p, n = key
+    return f"{contender:18} {dtype:9} p={p:<5g} {in_elements(n):>7}"
+
+
+def _ratios(results: Results) -> dict[Key, tuple[float, float]]:
     """Fastdrop's times as multiples of the copy's: median and minimum."""
-    rows = list(rows)
+    rows = results["tables"]
     copies = {(r["dtype"], r["p"], r["n"]): r for r in rows if r["contender"] == "copy"}
-    found = {}
+    found: dict[Key, tuple[float, float]] = {}
     for row in rows:
         case = row["dtype"], row["p"], row["n"]
         if row["contender"].startswith("fastdrop") and case in copies:
@@ -253,4 +284,7 @@ def _ratios(rows: Iterable[Row]) -> dict[Key, tuple[float, float]]:
                 row["median_s"] / copy["median_s"],
                 row["min_s"] / copy["min_s"],
             )
+    for one in results["family"]:
+        if one["measured"] is not None and not one["at_least"]:  # those are NumPy's
+            found[(one["case"],)] = one["measured"], one["by_minimum"]
     return found
