@@ -9,6 +9,7 @@
  *     usable                                          1 where this processor runs that ISA, else 0
  *     mask SEED POSITION START N THRESHOLD            keep bits, packed, in hexadecimal
  *     window SEED POSITION THRESHOLD FIRST NDIM SHAPE... STRIDE...         likewise
+ *     normal SEED POSITION START N                    bits of normal numbers, in hexadecimal
  *     parity                                          "ok" and the number of calls compared
  *
  * `parity` compares that ISA's kernels with the model below, which shares nothing with src/:
@@ -66,6 +67,52 @@ static uint64_t uniform(const fd_stream *s, uint64_t i) {
     }
     block(words, s, 8, i / 4);
     return u << 32 | words[i % 4];
+}
+
+/* Horner's rule from the coefficient c[0] of the highest power on, each operation rounded; by
+ * assignments, for an expression may be worked in double. */
+static float polynomial(const float *c, int degree, float x) {
+    float sum = c[0];
+    for (int i = 1; i <= degree; i++) {
+        const float product = sum * x;
+        sum = product + c[i];
+    }
+    return sum;
+}
+
+/* The normal number of a word: what the comment in src/fd_normal_tpl.h says, coefficients as there. */
+static float normal_of(uint32_t word) {
+    static const float odd[] = {298.655151f, 34.9834328f, 16.0876293f,
+                                5.76608944f, 2.62497067f, 2.50662827f};
+    static const float log_rest[] = {0.00908890367f, -0.0511344187f, 0.135926902f,
+                                     -0.240410224f,  0.346548557f,   -0.478464216f,
+                                     0.721132219f,   -0.442687601f,  -4.2314543e-08f};
+    static const float top[] = {1.53951023e-05f, 0.00213019317f, 0.0560035296f,
+                                0.4262366f,      1.04673743f,    0.674489796f};
+    static const float bottom[] = {3.86176907e-07f, 0.000200097536f, 0.0113141797f,
+                                   0.162408754f,    0.743418336f,    1.0f};
+    const uint32_t m = word & 0x7FFFFFFF;
+    const int inner = m >= 0x40000000;
+    const float k = (float)(inner ? 0x7FFFFFFF - m : m), middle = k + 0.5f, v = middle * 0x1p-32f;
+    float z;
+    if (inner) {
+        const float square = v * v;
+        z = v * polynomial(odd, 5, square);
+    } else {
+        int exponent; /* 4v = 2^(exponent+1) (1 + f); exact in double, but for the last rounding */
+        const double f = 2 * frexp(v, &exponent) - 1;
+        const float linear = (float)(-(exponent + 1) - f);
+        const float y = linear + polynomial(log_rest, 8, (float)f);
+        z = polynomial(top, 5, y) / polynomial(bottom, 5, y);
+    }
+    return word >> 31 ? -z : z;
+}
+
+/* The normal number of element i. */
+static float normal(const fd_stream *s, uint64_t i) {
+    uint32_t words[4];
+    block(words, s, 10, i / 4);
+    return normal_of(words[i % 4]);
 }
 
 /* Of each dtype: bytes, bits of the fraction, bias of the exponent. Elements travel as bits. */
@@ -136,6 +183,12 @@ static uint64_t bits_of(fd_dtype d, double v) {
         memcpy(&bits, &v, sizeof bits);
         return bits;
     }
+    if (d == FD_F32) { /* v is a float */
+        const float f = (float)v;
+        uint32_t word;
+        memcpy(&word, &f, sizeof word);
+        return word;
+    }
     if (isnan(v)) return infinity(d) + 1;
     if (isinf(v)) return sign | infinity(d);
     frexp(v, &exponent);
@@ -164,6 +217,17 @@ static uint64_t dropped(fd_dtype d, int affine, const fd_values *values) {
     return bits_of(d, d == FD_F64 ? values->fill : (double)(float)values->fill);
 }
 
+/* To the compute type. A sum, product or quotient of floats that is worked in double and then
+ * rounded to float is the float operation's: a double has more than twice the digits. */
+static double rounded(fd_dtype d, double v) { return d == FD_F64 ? v : (double)(float)v; }
+
+static fd_dtype compute_type(fd_dtype d) { return d == FD_F64 ? FD_F64 : FD_F32; }
+
+static uint64_t noisy(fd_dtype d, double x, float z, double sd, int additive) {
+    const double noise = rounded(d, z * rounded(d, sd));
+    return bits_of(d, rounded(d, additive ? x + noise : x * rounded(d, 1 + noise)));
+}
+
 /* ---- what is tried --------------------------------------------------------------------------- */
 
 enum {
@@ -174,6 +238,7 @@ enum {
     OFFSETS = 97, /* from where in the pool the inputs are taken */
     POOL = MOST + OFFSETS,
     SETS = 4,
+    LONGEST_ROW = 8301,
 };
 
 static const size_t sizes[] = {0,   1,   2,   7,    8,    9,    31,   32,   33,   63,   64,  65,
@@ -228,6 +293,8 @@ static uint64_t random64(void) { /* splitmix64 */
     return z ^ z >> 31;
 }
 
+static size_t random_below(size_t n) { return (size_t)(random64() % n); }
+
 /* Zeros, subnormals, ones, the largest, infinities, NaNs of both kinds; then any bits; then
  * ordinary numbers. */
 static uint64_t specimen(fd_dtype d, size_t i) {
@@ -261,7 +328,12 @@ static uint64_t specimen(fd_dtype d, size_t i) {
 /* Input elements, and what each becomes when kept. */
 static uint64_t pool[FD_DTYPES][POOL], pool_kept[FD_DTYPES][2][SETS][POOL];
 static uint64_t uniforms[STARTS][MOST];
+static float normals[STARTS][MOST];
 static fd_stream streams[STARTS];
+
+/* Elements whose sums stay finite and hang on their order; and what the elements are. */
+static uint64_t tame[FD_DTYPES][POOL];
+static double pool_value[FD_DTYPES][POOL], tame_value[FD_DTYPES][POOL];
 
 static void prepare(void) {
     for (int d = 0; d < FD_DTYPES; d++)
@@ -271,11 +343,19 @@ static void prepare(void) {
                 for (int affine = 0; affine < 2; affine++)
                     pool_kept[d][affine][set][i] =
                         kept((fd_dtype)d, affine, pool[d][i], &value_sets[set]);
+            /* mostly ordinary numbers of both signs; zeros and subnormals of both */
+            tame[d][i] = i % 8 ? specimen((fd_dtype)d, i | 2)
+                               : (i >> 3 & 1) | (i >> 4 & 1 ? sign_bit((fd_dtype)d) : 0);
+            pool_value[d][i] = value_of((fd_dtype)d, pool[d][i]);
+            tame_value[d][i] = value_of((fd_dtype)d, tame[d][i]);
         }
     for (int s = 0; s < STARTS; s++) {
         streams[s].seed = s == 0 ? 0 : s == 1 ? UINT64_MAX : random64();
         streams[s].position = s == 0 ? 0 : s == 2 ? UINT64_MAX : random64();
-        for (size_t i = 0; i < MOST; i++) uniforms[s][i] = uniform(&streams[s], starts[s] + i);
+        for (size_t i = 0; i < MOST; i++) {
+            uniforms[s][i] = uniform(&streams[s], starts[s] + i);
+            normals[s][i] = normal(&streams[s], starts[s] + i);
+        }
     }
 }
 
@@ -295,11 +375,30 @@ static arena new_arena(size_t n_bytes) {
     return (arena){p + page, p + page + n_bytes};
 }
 
-static arena x_arena, y_arena;
+static arena x_arena, y_arena, residual_arena, row_arena;
 static unsigned long long calls;
 
 static unsigned char *later(unsigned char *p, unsigned char *q) { return p > q ? p : q; }
 static unsigned char *earlier(unsigned char *p, unsigned char *q) { return p < q ? p : q; }
+
+/* An array of n_bytes, `off` bytes from the lower or the upper end of its arena. */
+static unsigned char *lay(const arena *a, size_t n_bytes, size_t off, int upper) {
+    return upper ? a->high - n_bytes - off : a->low + off;
+}
+
+/* A result, and the bytes on either side of it. */
+static void watch(const arena *a, unsigned char *y, size_t n_bytes) {
+    unsigned char *from = later(y - GUARD, a->low), *to = earlier(y + n_bytes + GUARD, a->high);
+    memset(from, 0xA5, (size_t)(to - from));
+}
+
+/* The first byte beside the result that was written, or NULL. */
+static unsigned char *stray(const arena *a, unsigned char *y, size_t n_bytes) {
+    unsigned char *from = later(y - GUARD, a->low), *to = earlier(y + n_bytes + GUARD, a->high);
+    for (unsigned char *p = from; p < to; p == y - 1 ? (p = y + n_bytes) : p++)
+        if (*p != 0xA5 && (p < y || p >= y + n_bytes)) return p;
+    return NULL;
+}
 
 /* ---- arrays ---------------------------------------------------------------------------------- */
 
@@ -344,15 +443,11 @@ static void check_apply(const apply_call *c) {
     const fd_dtype d = c->dtype;
     const fd_kernels *k = c->kernels;
     const size_t n_bytes = c->n * item[d];
-    const size_t x_off = c->x_shift * item[d], y_off = c->y_shift * item[d];
-    unsigned char *y = c->upper ? y_arena.high - n_bytes - y_off : y_arena.low + y_off;
-    unsigned char *x = c->upper ? x_arena.high - n_bytes - x_off : x_arena.low + x_off;
-    unsigned char *from = later(y - GUARD, y_arena.low);
-    unsigned char *to = earlier(y + n_bytes + GUARD, y_arena.high);
+    unsigned char *y = lay(&y_arena, n_bytes, c->y_shift * item[d], c->upper), *wrong;
+    unsigned char *x = c->in_place ? y : lay(&x_arena, n_bytes, c->x_shift * item[d], c->upper);
     char what[200];
 
-    memset(from, 0xA5, (size_t)(to - from));
-    if (c->in_place) x = y;
+    watch(&y_arena, y, n_bytes);
     for (size_t j = 0; j < c->n; j++) put(d, x, j, c->x[j]);
     if (c->window) {
         /* the kernels of a window are given the place of its element 0 */
@@ -368,11 +463,10 @@ static void check_apply(const apply_call *c) {
     }
     calls++;
 
-    for (unsigned char *p = from; p < to; p == y - 1 ? (p = y + n_bytes) : p++)
-        if (*p != 0xA5 && (p < y || p >= y + n_bytes)) {
-            snprintf(what, sizeof what, "byte %td of y was written", p - y);
-            mismatch(c, what);
-        }
+    if ((wrong = stray(&y_arena, y, n_bytes))) {
+        snprintf(what, sizeof what, "byte %td of y was written", wrong - y);
+        mismatch(c, what);
+    }
     const uint64_t drop = dropped(d, c->affine, &c->values);
     for (size_t j = 0; j < c->n; j++) {
         const uint64_t want = c->keep[j] ? c->x_kept[j] : drop, got = get(d, y, j);
@@ -521,6 +615,357 @@ static void parity_of_given(const fd_kernels *k) {
             }
 }
 
+/* ---- dropout and its neighbours -------------------------------------------------------------- */
+
+static const double scales[] = {2.0, 1 / 0.9, 1e-3, 0x1p40};
+enum { SCALES = sizeof scales / sizeof *scales };
+
+static const size_t periods[] = {64, 65, 95, 127, 128, 200, 333, 1000, 4099, LONGEST_ROW};
+enum { PERIODS = sizeof periods / sizeof *periods, SHORT_PERIODS = 7 };
+
+/* One call of residual or, backward, of bias_grad: elements first .. first+n-1 of `stream`, the
+ * first of which is in column `column`. */
+typedef struct {
+    const fd_kernels *kernels;
+    fd_dtype dtype;
+    int backward;
+    uint64_t first;
+    size_t n;
+    fd_stream stream;
+    double scale;
+    size_t period, column;
+    /* bits and values of the elements; of the bias NULL for -0.0 */
+    const uint64_t *x, *residual, *bias;
+    const double *x_value, *residual_value, *bias_value;
+    /* where they lie; the residual that is x's lies there */
+    int upper, y_is_x, y_is_residual, bypass;
+    size_t x_shift, y_shift, residual_shift, row_shift;
+    /* instead of the kernel: by fd_range_fused, of an array that has begin elements before these */
+    int is_range;
+    size_t begin;
+} fused_call;
+
+/* What it must come to, by the model, and the sums before it. */
+static uint64_t fused_y[MOST];
+static double sums_before[LONGEST_ROW], sums_after[LONGEST_ROW];
+
+static void model_fused(const fused_call *c) {
+    const fd_dtype d = c->dtype, sum = compute_type(d);
+    const double scale = rounded(d, c->scale);
+    size_t column = c->column;
+    for (size_t i = 0; i < c->period; i++) {
+        /* none is -0.0, which sums that begin at 0 never are: a step next to it makes it 0 */
+        const uint64_t bits = tame[sum][(c->n + i) % POOL];
+        sums_before[i] = sums_after[i] = bits == sign_bit(sum) ? 0 : value_of(sum, bits);
+    }
+    for (size_t j = 0; j < c->n; j++, column = column + 1 == c->period ? 0 : column + 1) {
+        double x = c->x_value[j];
+        if (!c->backward) x = rounded(d, x + (c->bias ? c->bias_value[column] : -0.0));
+        x = keep[j] ? rounded(d, x * scale) : 0.0;
+        if (c->backward)
+            sums_after[column] = rounded(d, sums_after[column] + x);
+        else
+            x = rounded(d, c->residual_value[j] + x);
+        fused_y[j] = bits_of(d, x);
+    }
+}
+
+static _Noreturn void fused_mismatch(const fused_call *c, const char *what, size_t at, uint64_t got,
+                                     uint64_t want) {
+    quit(
+        1,
+        "mismatch: %s %s %s%s: %s %zu is %#llx, not %#llx\n"
+        "  seed %llu position %llu threshold %llu first %llu n %zu scale %g period %zu column %zu\n"
+        "  x %zu, y %zu, residual %zu and row %zu elements from the %s end%s%s%s",
+        c->kernels->name, c->backward ? "bias_grad" : "residual", fd_dtype_names[c->dtype],
+        c->is_range ? " of a range" : "", what, at, (unsigned long long)got,
+        (unsigned long long)want, (unsigned long long)c->stream.seed,
+        (unsigned long long)c->stream.position, (unsigned long long)c->stream.drop_threshold,
+        (unsigned long long)c->first, c->n, c->scale, c->period, c->column, c->x_shift, c->y_shift,
+        c->residual_shift, c->row_shift, c->upper ? "upper" : "lower", c->y_is_x ? ", y is x" : "",
+        c->y_is_residual ? ", y is residual" : "", c->bypass ? ", around the caches" : "");
+}
+
+static void check_fused(const fused_call *c) {
+    const fd_dtype d = c->dtype, row_type = c->backward ? compute_type(d) : d;
+    const size_t size = item[d], n_bytes = c->n * size, row_n = c->period + FD_MAX_STEP;
+    const size_t row_size = item[row_type], row_bytes = row_n * row_size;
+    unsigned char *y = lay(&y_arena, n_bytes, c->y_shift * size, c->upper);
+    unsigned char *x = c->y_is_x ? y : lay(&x_arena, n_bytes, c->x_shift * size, c->upper);
+    unsigned char *residual =
+        c->y_is_residual      ? y
+        : c->residual == c->x ? x
+                              : lay(&residual_arena, n_bytes, c->residual_shift * size, c->upper);
+    unsigned char *row = lay(&row_arena, row_bytes, c->row_shift * row_size, c->upper);
+
+    watch(&y_arena, y, n_bytes);
+    watch(&row_arena, row, row_bytes);
+    for (size_t j = 0; j < c->n; j++) put(d, x, j, c->x[j]);
+    for (size_t j = 0; j < c->n && !c->backward; j++) put(d, residual, j, c->residual[j]);
+    for (size_t i = 0; i < row_n; i++)
+        if (c->backward)
+            put(row_type, row, i, i < c->period ? bits_of(row_type, sums_before[i]) : 0);
+        else
+            put(d, row, i, c->bias ? c->bias[i % c->period] : sign_bit(d));
+    fd_fused fused = {.period = c->period, .column = c->column};
+    if (c->backward)
+        fused.bias_grad = row;
+    else
+        fused.residual = residual, fused.bias = row;
+    if (c->is_range) {
+        /* it is given the place of element 0, and goes around the caches only for large arrays */
+        const size_t skip = c->begin * size, all = c->bypass ? 1 << 24 : c->begin + c->n;
+        fused.column = (c->column + c->period - c->begin % c->period) % c->period;
+        if (fused.residual) fused.residual = residual - skip;
+        fd_range_fused(c->kernels, d, y - skip, x - skip, all, c->first - c->begin, c->begin, c->n,
+                       &c->stream, c->scale, &fused);
+    } else {
+        (c->backward ? c->kernels->bias_grad : c->kernels->residual)[d](
+            y, x, c->first, c->n, &c->stream, c->scale, &fused, c->bypass);
+    }
+    calls++;
+
+    const unsigned char *wrong = stray(&y_arena, y, n_bytes);
+    if (wrong) fused_mismatch(c, "byte outside y at address", (size_t)wrong, *wrong, 0xA5);
+    wrong = stray(&row_arena, row, row_bytes);
+    if (wrong) fused_mismatch(c, "byte outside the row at address", (size_t)wrong, *wrong, 0xA5);
+    for (size_t j = 0; j < c->n; j++) {
+        uint64_t want = fused_y[j], got = get(d, y, j);
+        if (got != want && !(is_nan(d, got) && is_nan(d, want)))
+            fused_mismatch(c, "element", j, got, want);
+        if (x != y && (got = get(d, x, j)) != c->x[j])
+            fused_mismatch(c, "element of x", j, got, c->x[j]);
+        if (!c->backward && residual != y && (got = get(d, residual, j)) != c->residual[j])
+            fused_mismatch(c, "element of residual", j, got, c->residual[j]);
+    }
+    for (size_t i = 0; i < row_n; i++) {
+        uint64_t want = c->bias ? c->bias[i % c->period] : sign_bit(d);
+        if (c->backward) want = i < c->period ? bits_of(row_type, sums_after[i]) : 0;
+        const uint64_t got = get(row_type, row, i);
+        if (got != want && !(c->backward && is_nan(row_type, got) && is_nan(row_type, want)))
+            fused_mismatch(c, c->backward ? "sum" : "element of bias", i, got, want);
+    }
+}
+
+/* The rest of a call, at random: its row and its inputs; and where they lie. */
+static void vary_fused(fused_call *c) {
+    const fd_dtype d = c->dtype;
+    const size_t at = random_below(OFFSETS), other = random_below(6) ? OFFSETS - at : at;
+    /* sums of all kinds of numbers soon are NaNs */
+    const int is_tame = c->backward && random_below(4);
+    const size_t kind = random_below(4); /* of the bias */
+    c->scale = scales[random_below(SCALES)];
+    c->period = periods[random_below(c->n < 1000 ? SHORT_PERIODS : PERIODS)];
+    c->column = random_below(5) ? random_below(c->period) : c->period - 1;
+    c->x = (is_tame ? tame : pool)[d] + at;
+    c->x_value = (is_tame ? tame_value : pool_value)[d] + at;
+    c->residual = pool[d] + other, c->residual_value = pool_value[d] + other;
+    if (kind) {
+        c->bias = (kind > 1 ? tame : pool)[d];
+        c->bias_value = (kind > 1 ? tame_value : pool_value)[d];
+    }
+    model_fused(c);
+}
+
+static void shift_fused(fused_call *c) {
+    c->x_shift = random_below(SHIFTS), c->y_shift = random_below(SHIFTS);
+    c->residual_shift = random_below(SHIFTS), c->row_shift = random_below(SHIFTS);
+}
+
+/* Every size, start and dtype; all else at random. */
+static void parity_of_fused(const fd_kernels *k) {
+    for (int start = 0; start < STARTS; start++)
+        for (int size = 0; size < SIZES; size++) {
+            const size_t n = sizes[size], skip = skip_of(start, n);
+            const uint64_t threshold = thresholds[(start * SIZES + size) % THRESHOLDS];
+            if (n > LONG && (start + size) % 3) continue;
+            set_keep(start, skip, threshold);
+            for (int kind = 0; kind < 2 * FD_DTYPES; kind++) {
+                fused_call c = {.kernels = k,
+                                .dtype = (fd_dtype)(kind / 2),
+                                .backward = kind % 2,
+                                .first = starts[start] + skip,
+                                .n = n,
+                                .stream = streams[start]};
+                c.stream.drop_threshold = threshold;
+                vary_fused(&c);
+                c.upper = 1; /* flush with the end */
+                check_fused(&c);
+                c.upper = 0, shift_fused(&c);
+                c.begin = random_below(c.first < 5000 ? (size_t)c.first + 1 : 5000);
+                c.is_range = 1, c.bypass = (int)random_below(2);
+                check_fused(&c);
+                c.is_range = (int)random_below(2), c.bypass = !c.bypass;
+                c.y_is_x = c.backward || random_below(2), c.y_is_residual = !c.y_is_x;
+                c.upper = (int)random_below(2);
+                check_fused(&c);
+            }
+        }
+}
+
+/* Every place of y, the others' at random. */
+static void parity_of_fused_places(const fd_kernels *k) {
+    static const size_t lengths[] = {1, 33, 130, 5000};
+    static const size_t skips[] = {0, 1, 8, 31, 32, 65, 130, 1999, 2048};
+    const int start = 5;
+    for (int kind = 0; kind < 2 * FD_DTYPES; kind++)
+        for (size_t place = 0; place < SHIFTS; place++)
+            for (int length = 0; length < 4; length++) {
+                const size_t skip = skips[random_below(9)];
+                fused_call c = {.kernels = k,
+                                .dtype = (fd_dtype)(kind / 2),
+                                .backward = kind % 2,
+                                .first = starts[start] + skip,
+                                .n = lengths[length],
+                                .stream = streams[start]};
+                c.stream.drop_threshold = thresholds[5];
+                set_keep(start, skip, c.stream.drop_threshold);
+                vary_fused(&c);
+                shift_fused(&c);
+                c.y_shift = place;
+                check_fused(&c);
+                c.bypass = 1;
+                check_fused(&c);
+                c.upper = 1;
+                check_fused(&c);
+            }
+}
+
+/* ---- noise ----------------------------------------------------------------------------------- */
+
+static const double deviations[] = {0.5, 1.0, 1 / 3.0, 0.0, 1e-3, 1e-44, 1e38, 1e300};
+enum { DEVIATIONS = sizeof deviations / sizeof *deviations };
+
+/* One call: elements first .. first+n-1 of `stream`, or begin .. begin+n-1 of a window of it, whose
+ * normal numbers are z. */
+typedef struct {
+    const fd_kernels *kernels;
+    fd_dtype dtype;
+    int additive;
+    uint64_t first;
+    size_t n;
+    fd_stream stream;
+    double sd;
+    const float *z;
+    const uint64_t *x;
+    const double *x_value;
+    int upper, in_place;
+    size_t x_shift, y_shift;
+    const fd_window *window;
+    size_t begin;
+} noise_call;
+
+static uint64_t noise_y[MOST]; /* by the model */
+
+static void model_noise(const noise_call *c) {
+    for (size_t j = 0; j < c->n; j++)
+        noise_y[j] = noisy(c->dtype, c->x_value[j], c->z[j], c->sd, c->additive);
+}
+
+static _Noreturn void noise_mismatch(const noise_call *c, const char *what, size_t at, uint64_t got,
+                                     uint64_t want) {
+    quit(1,
+         "mismatch: %s %s noise %s%s: %s %zu is %#llx, not %#llx\n"
+         "  seed %llu position %llu first %llu n %zu begin %zu sd %g\n"
+         "  x %zu and y %zu elements from the %s end%s",
+         c->kernels->name, c->additive ? "additive" : "multiplicative", fd_dtype_names[c->dtype],
+         c->window ? " of a window" : "", what, at, (unsigned long long)got,
+         (unsigned long long)want, (unsigned long long)c->stream.seed,
+         (unsigned long long)c->stream.position,
+         (unsigned long long)(c->window ? c->window->first : c->first), c->n, c->begin, c->sd,
+         c->x_shift, c->y_shift, c->upper ? "upper" : "lower", c->in_place ? ", in place" : "");
+}
+
+static void check_noise(const noise_call *c) {
+    const fd_dtype d = c->dtype;
+    const size_t n_bytes = c->n * item[d], skip = c->begin * item[d];
+    unsigned char *y = lay(&y_arena, n_bytes, c->y_shift * item[d], c->upper);
+    unsigned char *x = c->in_place ? y : lay(&x_arena, n_bytes, c->x_shift * item[d], c->upper);
+
+    watch(&y_arena, y, n_bytes);
+    for (size_t j = 0; j < c->n; j++) put(d, x, j, c->x[j]);
+    if (c->window)
+        fd_window_noise(c->kernels, d, c->window, y - skip, x - skip, c->begin, c->n, &c->stream,
+                        c->sd, c->additive);
+    else
+        c->kernels->noise[d](y, x, c->first, c->n, &c->stream, c->sd, c->additive);
+    calls++;
+
+    const unsigned char *wrong = stray(&y_arena, y, n_bytes);
+    if (wrong) noise_mismatch(c, "byte outside y at address", (size_t)wrong, *wrong, 0xA5);
+    for (size_t j = 0; j < c->n; j++) {
+        uint64_t want = noise_y[j], got = get(d, y, j);
+        if (got != want && !(is_nan(d, got) && is_nan(d, want)))
+            noise_mismatch(c, "element", j, got, want);
+        if (x != y && (got = get(d, x, j)) != c->x[j])
+            noise_mismatch(c, "element of x", j, got, c->x[j]);
+    }
+}
+
+/* Every size, start and dtype; the arrays' places and the deviations at random. */
+static void parity_of_noise(const fd_kernels *k) {
+    for (int start = 0; start < STARTS; start++)
+        for (int size = 0; size < SIZES; size++) {
+            const size_t n = sizes[size], skip = skip_of(start, n);
+            if (n > LONG && (start + size) % 4) continue;
+            for (int kind = 0; kind < 2 * FD_DTYPES; kind++) {
+                const int d = kind / 2;
+                const size_t at = random_below(OFFSETS);
+                noise_call c = {.kernels = k,
+                                .dtype = (fd_dtype)d,
+                                .additive = kind % 2,
+                                .first = starts[start] + skip,
+                                .n = n,
+                                .stream = streams[start],
+                                .sd = deviations[random_below(DEVIATIONS)],
+                                .z = normals[start] + skip,
+                                .x = pool[d] + at,
+                                .x_value = pool_value[d] + at,
+                                .upper = 1};
+                c.stream.drop_threshold = random64(); /* whatever it is */
+                model_noise(&c);
+                check_noise(&c); /* flush with the end */
+                c.upper = 0, c.x_shift = random_below(SHIFTS), c.y_shift = random_below(SHIFTS);
+                check_noise(&c);
+                c.in_place = 1, c.upper = (int)random_below(2);
+                check_noise(&c);
+            }
+        }
+}
+
+/* Every value of the 16-bit types, next to others. */
+static void parity_of_fused_halves(const fd_kernels *k) {
+    enum { VALUES = 65536, PIECE = 4096 };
+    static uint64_t x[PIECE];
+    static double x_value[PIECE];
+    memset(keep, 1, sizeof keep);
+    for (int d = FD_F16; d <= FD_BF16; d++)
+        for (uint64_t base = 0; base < VALUES; base += PIECE) {
+            for (uint64_t i = 0; i < PIECE; i++) {
+                x[i] = base + i;
+                x_value[i] = value_of((fd_dtype)d, x[i]);
+            }
+            fused_call f = {.kernels = k, .dtype = (fd_dtype)d, .n = PIECE};
+            vary_fused(&f);
+            f.x = x, f.x_value = x_value;
+            model_fused(&f);
+            check_fused(&f);
+            noise_call c = {.kernels = k,
+                            .dtype = (fd_dtype)d,
+                            .first = starts[7],
+                            .n = PIECE,
+                            .stream = streams[7],
+                            .sd = deviations[base / PIECE % 3],
+                            .z = normals[7],
+                            .x = x,
+                            .x_value = x_value};
+            for (c.additive = 0; c.additive < 2; c.additive++) {
+                model_noise(&c);
+                check_noise(&c);
+            }
+        }
+}
+
 /* ---- bits ------------------------------------------------------------------------------------ */
 
 typedef struct {
@@ -619,6 +1064,8 @@ static const geometry geometries[] = {
     {4, 0, {5, 1, 6, 7}, {42, 42, 7, 1}}, /* contiguous after all */
     {2, (1ull << 39) - 5, {3, 50}, {1ull << 40, 1}},
     {2, (1ull << 34) - 5, {30, 9}, {7, 1}}, /* over a boundary of what blocks have in common */
+    {3, (1ull << 34) - 70, {4, 5, 33}, {3ull << 34, 40, 1}}, /* over several, and back */
+    {2, (1ull << 58) - 10000, {7, 400}, {1600, 1}},          /* up to the last element */
 };
 
 /* A window of a random mask with random axes shared. */
@@ -646,6 +1093,7 @@ static geometry random_geometry(void) {
 
 static void check_window(const fd_kernels *k, const geometry *g, size_t begin, size_t n,
                          unsigned turn) {
+    static float z[MOST];
     fd_window w;
     fd_stream stream = streams[turn % STARTS];
     stream.drop_threshold = thresholds[turn % THRESHOLDS];
@@ -656,6 +1104,7 @@ static void check_window(const fd_kernels *k, const geometry *g, size_t begin, s
             rest /= g->shape[axis];
         }
         keep[j] = uniform(&stream, index) >= stream.drop_threshold;
+        z[j] = normal(&stream, index);
     }
     fd_window_init(&w, g->ndim, g->shape, g->stride, g->first);
     bits_call b = {.kernels = k, .n = n, .begin = begin, .stream = stream, .window = &w};
@@ -679,6 +1128,28 @@ static void check_window(const fd_kernels *k, const geometry *g, size_t begin, s
         c.in_place = (int)(turn % 2), c.upper = 0;
         c.x_shift = turn % SHIFTS, c.y_shift = turn / 7 % SHIFTS;
         check_apply(&c);
+    }
+    /* there is no noise that the elements of a run share */
+    if (w.stride[w.ndim - 1] == 0) return;
+    for (int kind = 0; kind < 2 * FD_DTYPES; kind++, turn++) {
+        const int d = kind / 2;
+        noise_call c = {.kernels = k,
+                        .dtype = (fd_dtype)d,
+                        .additive = kind % 2,
+                        .n = n,
+                        .stream = stream,
+                        .sd = deviations[random_below(DEVIATIONS)],
+                        .z = z,
+                        .x = pool[d] + turn % OFFSETS,
+                        .x_value = pool_value[d] + turn % OFFSETS,
+                        .window = &w,
+                        .begin = begin,
+                        .upper = 1};
+        model_noise(&c);
+        check_noise(&c);
+        c.in_place = (int)(turn % 2), c.upper = 0;
+        c.x_shift = turn % SHIFTS, c.y_shift = turn / 7 % SHIFTS;
+        check_noise(&c);
     }
 }
 
@@ -706,10 +1177,16 @@ static void parity(const fd_kernels *k) {
     prepare();
     x_arena = new_arena((MOST + SHIFTS) * 8 + GUARD);
     y_arena = new_arena((MOST + SHIFTS) * 8 + GUARD);
+    residual_arena = new_arena((MOST + SHIFTS) * 8 + GUARD);
+    row_arena = new_arena((LONGEST_ROW + FD_MAX_STEP + SHIFTS) * 8 + GUARD);
     parity_of_ranges(k);
     parity_of_places(k);
     parity_of_halves(k);
     parity_of_given(k);
+    parity_of_fused(k);
+    parity_of_fused_places(k);
+    parity_of_noise(k);
+    parity_of_fused_halves(k);
     parity_of_bits(k);
     parity_of_windows(k);
     printf("ok %llu\n", calls);
@@ -764,6 +1241,23 @@ static void answer_window(const fd_kernels *k) {
     print_bits(bits, n);
 }
 
+static void answer_normal(const fd_kernels *k) {
+    fd_stream stream = {0};
+    fd_window window;
+    stream.seed = number(), stream.position = number();
+    const uint64_t start = number(), n = number(), one = 1;
+    if (start > LARGEST || n > LARGEST - start) quit(2, "error: past 2^58 elements");
+    /* 0 + 1 z, exactly, for no z is 0 */
+    float *z = calloc((size_t)n + 1, sizeof *z);
+    if (!z) quit(2, "error: no memory");
+    fd_window_init(&window, 1, &n, &one, start);
+    fd_window_noise(k, FD_F32, &window, z, z, 0, n, &stream, 1.0, 1);
+    for (size_t i = 0; i < n; i++)
+        printf(i ? " %08llx" : "%08llx", (unsigned long long)get(FD_F32, z, i));
+    putchar('\n');
+    free(z);
+}
+
 int main(int argc, char **argv) {
     static char line[1 << 14];
     int isa = 0;
@@ -779,6 +1273,8 @@ int main(int argc, char **argv) {
             answer_mask(fd_built(isa));
         else if (strcmp(request, "window") == 0)
             answer_window(fd_built(isa));
+        else if (strcmp(request, "normal") == 0)
+            answer_normal(fd_built(isa));
         else if (strcmp(request, "parity") == 0)
             parity(fd_built(isa));
         else

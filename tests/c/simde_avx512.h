@@ -109,6 +109,32 @@ static inline __m256i emu_cvtepi64_epi32(__m512i a) {
 #define _mm512_cvtepi64_epi32 emu_cvtepi64_epi32
 #endif
 
+static inline __m512 emu_cvtepi32_ps(__m512i a) {
+    int32_t from[16];
+    float to[16];
+    __m512 r;
+    memcpy(from, &a, sizeof from);
+    for (int i = 0; i < 16; i++) to[i] = (float)from[i];
+    memcpy(&r, to, sizeof r);
+    return r;
+}
+#ifndef _mm512_cvtepi32_ps
+#define _mm512_cvtepi32_ps emu_cvtepi32_ps
+#endif
+
+static inline __m512d emu_cvtps_pd(__m256 a) {
+    float from[8];
+    double to[8];
+    __m512d r;
+    memcpy(from, &a, sizeof from);
+    for (int i = 0; i < 8; i++) to[i] = from[i];
+    memcpy(&r, to, sizeof r);
+    return r;
+}
+#ifndef _mm512_cvtps_pd
+#define _mm512_cvtps_pd emu_cvtps_pd
+#endif
+
 static inline __m512 emu_cvtph_ps(__m256i a) {
     uint16_t from[16];
     float to[16];
@@ -137,7 +163,22 @@ static inline __m256i emu_cvtps_ph(__m512 a, int rounding) {
 #define _mm512_cvtps_ph emu_cvtps_ph
 #endif
 
-/* ---- permutations, comparisons, masks ------------------------------------------------------- */
+/* ---- permutations, shifts, comparisons, masks ---------------------------------------------- */
+
+static inline __m512i emu_srai_epi32(__m512i a, unsigned count) {
+    uint32_t lanes[16];
+    const unsigned by = count < 31 ? count : 31;
+    memcpy(lanes, &a, sizeof lanes);
+    for (int i = 0; i < 16; i++) {
+        const uint32_t sign = 0 - (lanes[i] >> 31);
+        lanes[i] = ((lanes[i] ^ sign) >> by) ^ sign;
+    }
+    memcpy(&a, lanes, sizeof a);
+    return a;
+}
+#ifndef _mm512_srai_epi32
+#define _mm512_srai_epi32 emu_srai_epi32
+#endif
 
 static inline __m512i emu_shuffle_epi32(__m512i a, int control) {
     uint32_t from[16], to[16];
