@@ -286,7 +286,7 @@ def draw_validation(ax, errors, chosen):
     top = mean[i, 1] + std[i, 1]
     ax.vlines(chosen, 0, top, color="0.4", linestyle=":", linewidth=1.2)
     ax.annotate(
-        f"chosen: {chosen:g} ({mean[i, 1]:.2f} %)",
+        f"chosen: {chosen:g}\n{mean[i, 1]:.2f} %",
         (chosen, top),
         (0, 5),
         textcoords="offset points",

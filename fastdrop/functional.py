@@ -19,6 +19,7 @@ from fastdrop.mask import (
     check_p,
     drop_threshold,
     identity,
+    periodic,
     rate_of,
     run,
     run_bias_grad,
@@ -1014,6 +1015,7 @@ def dropout_add(
     strides = strides_of(array.shape)
     array, target = pair(array, out)
     rows, _ = pair(rows, target)
+    columns = periodic(columns)
     if training:
         scale = scale_of(p)
         mask = Mask._of(
@@ -1054,9 +1056,11 @@ def dropout_add_backward(
 
     Notes
     -----
-    Rows are summed in their order in float32 (float64 for float64), by 128 Ki elements, whose sums
-    are added in float64; what was rounded to a 16-bit dx is summed unrounded. The order hangs on
-    the shape alone, so that the bits do not depend on the processor or the number of threads.
+    The gradient is cut into parts of 128 Ki elements, or of 32 rows where those are more, up to a
+    multiple of 2048. Within a part rows are summed in their order in float32 (float64 for float64),
+    rows of less than 64 elements in ``ceil(64 / F)`` interleaved sums; all these are added in
+    float64, in order. What was rounded to a 16-bit dx is summed unrounded. So the bits hang on the
+    values alone, not on the processor or the number of threads.
 
     **Compatibility guarantee.** As for `dropout`.
 
@@ -1073,7 +1077,8 @@ def dropout_add_backward(
     array, dtype = as_input(grad, "grad")
     if array.shape != mask.shape:
         raise ValueError(f"grad has shape {array.shape}; the mask is for {mask.shape}")
-    if mask._window[2] != whole_strides(mask.shape):
+    axes = zip(mask.shape, mask._window[2], whole_strides(mask.shape), strict=True)
+    if 0 not in mask.shape and any(n != 1 and step != whole for n, step, whole in axes):
         raise ValueError(
             "the mask is not one of whole, consecutive rows; sum mask.backward(grad) instead"
         )
@@ -1132,7 +1137,7 @@ def drop_connect(
     -----
     DropConnect [1]_ with weights scaled by ``1/(1-p)`` in training, and their mean in inference,
     where the paper samples activations from a fitted normal distribution. An example costs a pass
-    over the weights.
+    over the weights. 16-bit types are multiplied and summed in float32, and rounded at the end.
 
     **Compatibility guarantee.** As for `dropout`, for the masks; sums in a matrix product may round
     otherwise on another machine.
@@ -1158,18 +1163,19 @@ def drop_connect(
         _must_fit(bias, "bias", weight.shape[1:], x.dtype)
     shape = (len(x), *weight.shape)
     strides = strides_of(shape)
+    kind, (x, weight) = x.dtype, _widened(x, weight)
     if training:
+        y, dropped = np.empty((len(x), weight.shape[1]), x.dtype), np.empty_like(weight)
         scale = scale_of(p)
         mask = Mask._of(Fields(*generator.take(source), p, scale, 0.0, 0.0, 0, shape, strides))
-        y = np.empty((len(x), weight.shape[1]), x.dtype)
-        dropped = np.empty(weight.shape, weight.dtype)
         for n in range(len(x)):
             y[n] = x[n] @ mask[n].apply(weight, dropped)
     else:
         mask = identity(shape)
         y = x @ weight
     if bias is not None:
-        y += bias
+        y += bias.astype(y.dtype)
+    y = y.astype(kind, copy=False)
     return (y, mask) if return_mask else y
 
 
@@ -1221,15 +1227,16 @@ def drop_connect_backward(
         raise TypeError(f"mask must be a Mask, not {type(mask).__name__}")
     if mask.shape != (len(x), *weight.shape):
         raise ValueError(f"mask has shape {mask.shape}; it must be {(len(x), *weight.shape)}")
+    kind, (x, weight, grad) = x.dtype, _widened(x, weight, grad)
     if mask.p == 0.0 and mask.scale == 1.0:  # of inference, or as good
-        return grad @ weight.T, x.T @ grad
-    dx, dweight = np.empty_like(x), np.zeros_like(weight)
-    dropped = np.empty(weight.shape, weight.dtype)
-    for n in range(len(x)):
-        dx[n] = grad[n] @ mask[n].apply(weight, dropped).T
-        np.multiply.outer(x[n], grad[n], out=dropped)
-        dweight += mask[n].apply(dropped, dropped)
-    return dx, dweight
+        dx, dweight = grad @ weight.T, x.T @ grad
+    else:
+        dx, dweight, dropped = np.empty_like(x), np.zeros_like(weight), np.empty_like(weight)
+        for n in range(len(x)):
+            dx[n] = grad[n] @ mask[n].apply(weight, dropped).T
+            np.multiply.outer(x[n], grad[n], out=dropped)
+            dweight += mask[n].apply(dropped, dropped)
+    return dx.astype(kind, copy=False), dweight.astype(kind, copy=False)
 
 
 def _linear(x: Any, weight: Any) -> tuple[Array, Array]:
@@ -1244,7 +1251,14 @@ def _linear(x: Any, weight: Any) -> tuple[Array, Array]:
         )
     if weight.dtype != x.dtype:
         raise TypeError(f"weight has dtype {weight.dtype}; it must be that of x, {x.dtype}")
-    return x, weight
+    kind = x.dtype.newbyteorder("=")
+    return np.ascontiguousarray(x, kind), np.ascontiguousarray(weight, kind)
+
+
+def _widened(*arrays: Array) -> list[Array]:
+    """Return arrays in the type to sum products in, C-contiguous and native."""
+    real = np.float64 if arrays[0].dtype == np.float64 else np.float32
+    return [np.ascontiguousarray(a, real) for a in arrays]
 
 
 def _must_fit(array: Array, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

@@ -383,10 +383,8 @@ def run(
 def run_residual(y: Array, x: Array, dtype: str, mask: Mask, residual: Array, bias: Array) -> None:
     """Set y to ``residual + mask.apply(x + bias)``: plain arrays, a mask of whole rows.
 
-    The bias has one element, or one for each column.
+    The bias is `periodic`.
     """
-    period = _period(bias.size)
-    bias = np.resize(bias.astype(bias.dtype.newbyteorder("=")), period + _MAX_STEP)
     y, x = as_bits(y, x) or (y, x)
     residual, bias = as_bits(residual, bias) or (residual, bias)
     stream, scale, first = mask._stream, mask.scale, mask._window[0]
@@ -415,15 +413,18 @@ def run_bias_grad(y: Array, x: Array, dtype: str, mask: Mask) -> Array:
             part = _sums(period + _MAX_STEP, real, y)
             here = min(unit, begin + count - at)
             _core.fused(y, x, dtype, stream, scale, None, part, first, at, here)
-            for row in part[:period].reshape(-1, columns):
-                sums[at // unit] += row
+            rows = part[:period].reshape(-1, columns)
+            with np.errstate(all="ignore"):  # here, for a worker has an errstate of its own
+                # not rows.sum(0), whose order NumPy does not promise
+                sums[at // unit] = np.add.accumulate(rows, axis=0, dtype=np.float64)[-1]
 
     if n:
         parallel.run(kernel, n, y.itemsize, unit)
     total = np.zeros(columns)
-    for row in sums:  # not sums.sum(0), whose order NumPy does not promise
-        total += row
-    return total.astype(kind)
+    with np.errstate(all="ignore"):
+        for row in sums:
+            total += row
+        return total.astype(kind)
 
 
 def _sums(n: int, dtype: type[np.floating[Any]], y: Array) -> Array:
@@ -436,6 +437,13 @@ def _sums(n: int, dtype: type[np.floating[Any]], y: Array) -> Array:
 
 SUMMED = 64 * parallel.TILE  # elements, at least: fixed, for the bits of the sums hang on it
 _MAX_STEP = 64  # FD_MAX_STEP of fastdrop.h
+
+
+def periodic(bias: Array) -> Array:
+    """Return a row as often as the kernels want it; see fd_fused."""
+    n = _period(bias.size) + _MAX_STEP
+    row = bias.astype(bias.dtype.newbyteorder("="), copy=False)
+    return np.resize(row, n) if bias.size < _MAX_STEP else np.concatenate([row, row[:_MAX_STEP]])
 
 
 def _period(columns: int) -> int:

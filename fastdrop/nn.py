@@ -732,7 +732,8 @@ class DropConnect(_Layer):
     Notes
     -----
     `forward` and `backward` take other arguments than those of the other layers. x and the weights
-    are remembered until the next forward pass, not copied; the masks are not.
+    are remembered until the next forward pass, not copied; the masks are not. Used several times
+    before backward, take the function and keep each call's mask.
 
     **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
 
@@ -800,7 +801,8 @@ class DropConnect(_Layer):
             raise RuntimeError(_NO_MASK)
         x, weight = self._inputs
         dx, dweight = functional.drop_connect_backward(grad, x, weight, self.mask)
-        return dx, dweight, np.asarray(grad).sum(0)
+        real = np.float64 if dx.dtype == np.float64 else np.float32
+        return dx, dweight, np.asarray(grad).sum(0, dtype=real).astype(dx.dtype)
 
 
 class GaussianDropout(_Layer):
@@ -951,7 +953,8 @@ class DropoutAdd(_Layer):
         residual: ArrayLike,
         bias: ArrayLike | None = None,
         out: Array | None = None,
-    ) -> Array:
+        return_mask: bool = False,
+    ) -> Any:
         """Return ``residual + dropout(x + bias)``; in evaluation without dropout.
 
         Parameters
@@ -964,11 +967,15 @@ class DropoutAdd(_Layer):
             Shape (F,), of x's dtype.
         out : ndarray, optional
             Where to put the result; ``x`` and ``residual`` work in place.
+        return_mask : bool, optional
+            Whether to return the mask too.
 
         Returns
         -------
-        ndarray
+        y : ndarray
             Of x's shape and dtype.
+        mask : Mask
+            Only with ``return_mask=True``.
 
         Raises
         ------
@@ -986,7 +993,7 @@ class DropoutAdd(_Layer):
             out=out,
             return_mask=True,
         )
-        return y
+        return (y, self.mask) if return_mask else y
 
     def backward(  # type: ignore[override]
         self, grad: ArrayLike, out: Array | None = None, mask: Mask | None = None
@@ -1106,6 +1113,8 @@ def mc_samples(
             f"rng must be the fastdrop.Generator that the model's layers share, not "
             f"{type(rng).__name__}"
         )
+    if not callable(model_fn):
+        raise TypeError(f"model_fn must be callable, not {type(model_fn).__name__}")
     T = _as_count(T, "T")
     x = np.asarray(x)
     if x.ndim == 0 or len(x) == 0:
@@ -1132,18 +1141,23 @@ def mc_samples(
                     )
                 if samples is None:
                     samples = np.empty((T, len(x), *y.shape[1:]), y.dtype)
+                if y.shape[1:] != samples.shape[2:] or y.dtype != samples.dtype:
+                    raise ValueError(
+                        f"model_fn returned rows of shape {y.shape[1:]} and dtype {y.dtype} after "
+                        f"such of {samples.shape[2:]} and {samples.dtype}"
+                    )
                 samples[t, first : first + rows] = y
     finally:
         rng.state = state
     assert samples is not None
     mean, std = samples.mean(0, dtype=np.float64), samples.std(0, dtype=np.float64)
-    if samples.dtype.kind == "f":
+    if samples.dtype.kind == "f" or samples.dtype.name == "bfloat16":
         mean, std = mean.astype(samples.dtype), std.astype(samples.dtype)
     return MCSamples(mean, std, samples)
 
 
 def _as_count(value: Any, name: str) -> int:
-    n = as_int(value, name)
+    n = as_int(value, name, 2**56)
     if n == 0:
         raise ValueError(f"{name}=0; it must be at least 1")
     return n

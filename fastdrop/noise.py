@@ -16,6 +16,9 @@ from fastdrop.recipe import Recipe, as_int, as_shape, read_window, whole_strides
 __all__ = ["Noise"]
 
 
+_LARGEST_SD = float(np.finfo(np.float32).max)  # in which all but float64 are worked out
+
+
 class Fields(NamedTuple):
     """All that a noise is."""
 
@@ -43,7 +46,8 @@ class Noise(Recipe):
     shape : int or sequence of int
         Shape of the arrays that it applies to; at most ``2**58`` elements.
     sd : float, optional
-        Standard deviation of the noise, finite and not negative.
+        Standard deviation of the noise, from 0 to the largest float32. It is rounded to float32
+        for arrays of any dtype but float64.
     additive : bool, optional
         Whether it is added, ``x + sd*z``; by default it multiplies, ``x * (1 + sd*z)``.
 
@@ -57,7 +61,8 @@ class Noise(Recipe):
     ``z`` is standard normal: the inverse of the distribution function [1]_ at one of ``2**32``
     equally likely points symmetric about its centre, so that ``|z|`` is between 2.9e-10 and 6.34.
     It is a float32, right to 5e-7 of itself, tails included, and the same number in each dtype:
-    **float64 noise has no finer resolution**.
+    **float64 noise has no finer resolution**. They are made 64 at a time: the noise of a window
+    whose rows are much shorter than that costs accordingly.
 
     **Compatibility guarantee.** As for `Generator`: element ``i``'s number is a function of seed,
     position and ``i`` alone, the same bits on every processor and in every release, made by IEEE
@@ -202,6 +207,10 @@ class Noise(Recipe):
             If ``d`` is not such a dict, or is of an unknown stream.
         """
         first, shape, strides = read_window(d, Fields._fields, "noise")
+        if any(n > 1 and step == 0 for n, step in zip(shape, strides, strict=True)):
+            raise ValueError(f"strides {strides} share numbers: a noise has one for each element")
+        if not isinstance(d["additive"], bool):
+            raise TypeError(f"additive must be a bool, not {d['additive']!r}")
         noise = cls(d["seed"], d["position"], 0, d["sd"], additive=d["additive"])
         return cls._of(noise._recipe._replace(first=first, shape=shape, strides=strides))
 
@@ -222,6 +231,6 @@ def check_sd(sd: Any, name: str) -> float:
         value = float(sd)
     except OverflowError:  # a huge integer
         value = math.inf
-    if not 0.0 <= value < math.inf:
-        raise ValueError(f"{name}={sd!r} must be finite and not negative")
+    if not 0.0 <= value <= _LARGEST_SD:
+        raise ValueError(f"{name}={sd!r} must be from 0 to {_LARGEST_SD:.3g}")
     return value

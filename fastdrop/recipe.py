@@ -146,6 +146,8 @@ def read_window(d: Any, fields: tuple[str, ...], what: str) -> Window:
         raise ValueError(f"the {what} lacks {sorted(missing)}")
     shape = as_shape(d["shape"])
     first = as_int(d["first"], "first")
+    if not np.iterable(d["strides"]):
+        raise TypeError(f"strides must be a sequence of ints, not {d['strides']!r}")
     strides = tuple(as_int(s, "strides") for s in d["strides"])
     if len(strides) != len(shape):
         raise ValueError(f"strides {strides} do not fit shape {shape}")
@@ -175,7 +177,7 @@ def _as_index(k: Any, axis: int, n: int) -> int:
     except TypeError:
         at = None
     if at is None or isinstance(k, bool | np.bool_):
-        raise IndexError(f"axis {axis}: a mask takes slices, ints and Ellipsis, not {k!r}")
+        raise IndexError(f"axis {axis}: only slices, ints and Ellipsis are taken, not {k!r}")
     if not -n <= at < n:
         raise IndexError(f"index {at} is out of bounds for axis {axis} of size {n}")
     return at % n

@@ -71,7 +71,8 @@ typedef void fd_fused_fn(void *y, const void *x, uint64_t first, size_t n, const
 /*
  * Gaussian noise: y[j] = x[j] * (1 + sd * z), or where additive x[j] + sd * z, with z the stream's
  * standard normal of element first + j (fd_normal_tpl.h), a float whatever the dtype. Each operation
- * is rounded once to the compute type; drop_threshold is not looked at. first + n <= 2^58.
+ * is rounded once to the compute type, and so is sd before; drop_threshold is not looked at. x and y
+ * are aligned to their element, and are the same array or do not overlap. first + n <= 2^58.
  */
 typedef void fd_noise_fn(void *y, const void *x, uint64_t first, size_t n, const fd_stream *stream,
                          double sd, int additive);

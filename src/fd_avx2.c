@@ -105,7 +105,8 @@ FD_INLINE v_f32 load_bf16(const uint16_t *x) {
 }
 FD_INLINE __m128i round_bf16(v_f32 a) {
     /* to nearest even in integers: add half an ulp less one, plus the bit that becomes the last. A
-     * NaN survives that, for it came from a bfloat16 and the bits below are 0 (see fd_values). */
+     * NaN survives that: whether it came from a bfloat16 or from an operation on such, the bits below
+     * are 0 (see fd_values). */
     const __m256i w = _mm256_castps_si256(a);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(w, 16), _mm256_set1_epi32(1));
     const __m256i sum = _mm256_add_epi32(_mm256_add_epi32(w, odd), _mm256_set1_epi32(0x7FFF));

@@ -1,5 +1,6 @@
 """Monte-Carlo dropout: what nn.mc_samples promises."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -95,3 +96,20 @@ def test_bad_input():
     layer.train()
     with pytest.raises(ValueError, match=r"returned shape \(\) for 10 rows"):
         nn.mc_samples(lambda x: model(x).sum(), X, 2, rng=gen)
+
+
+def test_batches_must_agree():
+    gen = fd.Generator(0)
+    with pytest.raises(TypeError, match="model_fn must be callable"):
+        nn.mc_samples(None, X, 2, rng=gen)
+    assert gen.position == 0
+
+    def narrower(x):
+        y = fd.dropout(x, rng=gen)
+        return y if len(x) == 8 else y[:, :1]
+
+    with pytest.raises(ValueError, match=r"rows of shape \(1,\).*after such of \(6,\)"):
+        nn.mc_samples(narrower, X, 2, rng=gen, batch_size=8)
+    half = X.astype(ml_dtypes.bfloat16)
+    result = nn.mc_samples(lambda x: fd.dropout(x, rng=gen), half, 3, rng=gen)
+    assert result.mean.dtype == result.std.dtype == half.dtype

@@ -1,5 +1,6 @@
 """Dropout fused with its neighbours: dropout_add and drop_connect against NumPy."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from conftest import bits_of
@@ -276,3 +277,63 @@ def test_weight_dropout_leaves_the_weights():
     assert (weight == 1).all()  # none is ever zeroed for good
     assert layer.eval()(weight) is weight
     assert repr(layer) == "WeightDropout(p=0.5)"
+
+
+# ---- found by review -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_16_bit_sums_do_not_stick(dtype):
+    """Where ones are added up in 16 bits, bfloat16 stops at 256."""
+    x, weight, grad = np.ones((4096, 1), dtype), np.ones((1, 2), dtype), np.ones((4096, 2), dtype)
+    layer = nn.DropConnect(0.5, rng=0)
+    layer(x, weight, weight[0])
+    dx, dweight, dbias = layer.backward(grad)
+    assert dx.dtype == dweight.dtype == dbias.dtype == dtype
+    np.testing.assert_array_equal(dbias.astype(float), 4096)
+    np.testing.assert_allclose(dweight.astype(float), 4096, rtol=0.05)
+    _, dbias = fd.dropout_add_backward(grad, fd.Generator(0).mask(grad.shape, 0.0))
+    np.testing.assert_array_equal(dbias.astype(float), 4096)
+
+
+def test_windows_that_are_whole_rows():
+    grad = np.random.default_rng(0).standard_normal((1, 8, 3))
+    mask = fd.Generator(0).mask((1, 8, 3), 0.3)
+    dx, dbias = fd.dropout_add_backward(grad[:, 2:4], mask[:, 2:4])
+    np.testing.assert_array_equal(dx, mask.backward(grad)[:, 2:4])
+    np.testing.assert_allclose(dbias, dx.sum((0, 1)))
+    dx, dbias = fd.dropout_add_backward(grad[0, 4:4], mask[0, 4:4])
+    assert dx.shape == (0, 3)
+    assert (dbias == 0).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_overflowing_sums_do_not_warn(split_small_calls, threads):
+    fd.set_num_threads(threads)
+    grad = np.full((4000, 4), 100, np.float16)
+    mask = fd.Generator(0).mask(grad.shape, 0.0)
+    with np.errstate(all="raise"):
+        _, dbias = fd.dropout_add_backward(grad, mask)
+    assert np.isinf(dbias).all()
+    wild = np.array([[np.inf, np.nan], [-np.inf, 1.0]])
+    with np.errstate(all="raise"):
+        _, dbias = fd.dropout_add_backward(wild, fd.Generator(0).mask(wild.shape, 0.0))
+    assert np.isnan(dbias).all()
+
+
+def test_layouts_of_drop_connect():
+    x, weight = np.ones((3, 4)).astype(">f8"), np.asfortranarray(np.ones((4, 5))).astype(">f8")
+    for training in (True, False):
+        y, mask = fd.drop_connect(x, weight, 0.5, training=training, rng=0, return_mask=True)
+        dx, dweight = fd.drop_connect_backward(y, x, weight, mask)
+        for a in (y, dx, dweight):
+            assert a.dtype.isnative
+            assert a.flags.c_contiguous
+
+
+def test_nothing_is_taken_where_there_is_no_memory():
+    gen = fd.Generator(0)
+    x, weight = np.ones((2**23, 1), np.float32), np.ones((1, 2**24), np.float32)
+    with pytest.raises(MemoryError):  # half a petabyte
+        fd.drop_connect(x, weight, 0.5, rng=gen)
+    assert gen.position == 0
