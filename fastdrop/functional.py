@@ -521,7 +521,7 @@ def alpha_dropout(
     True
     """
     p = check_p(p)
-    values = _alpha_values(p)
+    values = alpha_values(p)
     y, mask = _dropout(x, p, training, rng, lambda s: strides_of(s, noise_shape), values, out)
     return (y, mask) if return_mask else y
 
@@ -583,7 +583,7 @@ def feature_alpha_dropout(
     True
     """
     p = check_p(p)
-    y, mask = _dropout(x, p, training, rng, _feature_strides, _alpha_values(p), out)
+    y, mask = _dropout(x, p, training, rng, _feature_strides, alpha_values(p), out)
     return (y, mask) if return_mask else y
 
 
@@ -1348,7 +1348,7 @@ def _locked_strides(shape: tuple[int, ...], time_axis: int) -> tuple[int, ...]:
 _SELU_SATURATION = -1.7580993408473766
 
 
-def _alpha_values(p: float) -> tuple[float, float, float]:
+def alpha_values(p: float) -> tuple[float, float, float]:
     """Scale, shift and fill that keep mean 0 and variance 1; zeros where nothing is kept."""
     q = 1.0 - p
     if q == 0.0:

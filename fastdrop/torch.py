@@ -1,0 +1,1062 @@
+"""Dropout for PyTorch on CPUs: functions, modules, and `replace` for the models that there are.
+
+A drop-in for `torch.nn.functional.dropout` and its siblings: the kernels and the masks are those of
+`fastdrop.dropout`, the random numbers are torch's. Every call that drops draws one 64-bit seed from
+torch's default CPU generator, and the mask is that of this seed at position 0. Autograd keeps the
+seed, not the mask.
+
+Two ways lead to the kernels. Plain tensors in eager mode go straight to them, through an
+`autograd.Function`. Whatever PyTorch must be able to see (`torch.compile`, `torch.export`, fake
+tensors, `torch.func`, dispatch modes) goes through the operator ``fastdrop::drop``, a pure function
+of a tensor and a seed, which may be run again at will. The seed is drawn before it by
+``aten::randint``, which the compiler's passes know as random: two draws of an operator of our own
+would be merged into one as equal expressions, whatever its tags, and two layers would drop alike.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.overrides import handle_torch_function, has_torch_function_unary
+
+from fastdrop import _core, parallel
+from fastdrop.arrays import Array
+from fastdrop.functional import alpha_values
+from fastdrop.mask import check_p, rate_of, run, scale_of
+from fastdrop.recipe import Window, strides_of
+
+__all__ = [
+    "AlphaDropout",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+    "FeatureAlphaDropout",
+    "alpha_dropout",
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "feature_alpha_dropout",
+    "replace",
+]
+
+_KERNELS = {  # by dtype, what the kernels call it
+    torch.float32: "f32",
+    torch.float64: "f64",
+    torch.float16: "f16",
+    torch.bfloat16: "bf16",
+}
+_CPU = torch.device("cpu")
+_LOWEST, _HIGHEST = -(2**63), 2**63 - 1  # of an int64, whose bits are the seed
+_SEED_BITS = 2**64 - 1
+
+# order of axes in memory, and window of the mask in that order: see _walk
+Walk = tuple[tuple[int, ...] | None, Window | None]
+
+
+class _Recipe(NamedTuple):
+    """All that backward needs."""
+
+    seed: int
+    p: float
+    values: tuple[float, ...]  # scale alone, or scale, shift and fill: as the kernels take them
+    shared: int  # how many of the last axes share one decision
+
+    def linear(self) -> _Recipe:
+        """Return the derivative: the same decisions, without shift and fill."""
+        return self if len(self.values) == 1 else self._replace(values=self.values[:1])
+
+
+# ---- functions -----------------------------------------------------------------------------------
+
+
+def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Set each element to +0.0 with probability `p`, scale the others by ``1/(1-p)``.
+
+    As in `torch.nn.functional.dropout`, the result is **x itself** with ``training=False``, with
+    ``p=0`` and where x is empty.
+
+    Parameters
+    ----------
+    x : Tensor
+        On the CPU, dense, of dtype float16, bfloat16, float32 or float64; of any shape and strides.
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``; exact to ``2**-41``.
+    training : bool, optional
+        Whether to drop. If False, no random numbers are used.
+    inplace : bool, optional
+        Whether to write the result into x and return x.
+
+    Returns
+    -------
+    Tensor
+        Of x's shape, dtype and memory format, as `torch.empty_like` gives them.
+
+    Raises
+    ------
+    TypeError
+        If x is no tensor, on another device, sparse, nested or quantized, or of another dtype; if p
+        is not a real number.
+    ValueError
+        If p is outside ``[0, 1]`` or NaN.
+    RuntimeError
+        If ``inplace=True`` and autograd forbids it, or x overlaps itself. Nothing is written then.
+
+    See Also
+    --------
+    Dropout : the same as a module.
+    replace : puts these modules in the place of PyTorch's.
+    fastdrop.dropout : the same for NumPy arrays.
+
+    Notes
+    -----
+    The mask is that of ``fastdrop.Mask(seed, 0, x.shape, p)``, where seed is one draw of
+    ``torch.randint(-(2**63), 2**63 - 1, ())``, modulo ``2**64``. So `torch.manual_seed` decides
+    the masks, and whatever restores the state of torch's CPU generator, as `torch.utils.checkpoint`
+    does, replays them. Autograd saves the seed and no tensor; derivatives of any order and forward
+    mode are there.
+
+    Unlike in PyTorch, elements are *selected*: a dropped NaN, infinity or negative number gives
+    +0.0, and so does its gradient. Kept ones are ``x * scale`` in one rounding; 16-bit types are
+    multiplied as float32 and rounded to nearest even.
+
+    Safe to call from several threads; the GIL is released meanwhile. Large tensors are split over
+    `fastdrop.get_num_threads` threads, not over torch's.
+
+    **Compatibility guarantee.** Which elements are dropped is a pure function of the seed, the
+    element's C-order index and p, as for `fastdrop.dropout`: it does not depend on strides, dtype,
+    threads or processor, and is the same in every release. Which seed a call draws is PyTorch's
+    to promise: in eager mode always the same after the same `torch.manual_seed`, under
+    `torch.compile` where ``torch._inductor.config.fallback_random`` is set, too.
+
+    References
+    ----------
+    .. [1] N. Srivastava, G. Hinton, A. Krizhevsky, I. Sutskever and R. Salakhutdinov, "Dropout: a
+       simple way to prevent neural networks from overfitting", JMLR 15 (2014) 1929-1958.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import fastdrop.torch as fdt
+    >>> _ = torch.manual_seed(0)
+    >>> x = torch.ones(8, requires_grad=True)
+    >>> y = fdt.dropout(x, 0.5)
+    >>> y.sum().backward()
+    >>> torch.equal(x.grad, y)
+    True
+    >>> _ = torch.manual_seed(0)
+    >>> torch.equal(fdt.dropout(x, 0.5), y)
+    True
+    """
+    if has_torch_function_unary(x):
+        return _overridden(dropout, x, p, training, inplace)
+    if type(p) is not float or not 0.0 <= p <= 1.0:
+        p = check_p(p)
+    if not training:
+        return x
+    return _drop(x, p, None, 0, inplace)
+
+
+def alpha_dropout(
+    x: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False
+) -> Tensor:
+    """Drop to SELU's negative saturation, keeping mean 0 and variance 1.
+
+    Parameters
+    ----------
+    x : Tensor
+        As in `dropout`.
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``.
+    training : bool, optional
+        Whether to drop; False by default, as in `torch.nn.functional.alpha_dropout`.
+    inplace : bool, optional
+        Whether to write the result into x and return x.
+
+    Returns
+    -------
+    Tensor
+        As `dropout`.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As `dropout`.
+
+    See Also
+    --------
+    fastdrop.alpha_dropout : the same for NumPy arrays, with its formula and reference.
+
+    Notes
+    -----
+    **Compatibility guarantee.** As for `dropout`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import fastdrop.torch as fdt
+    >>> y = fdt.alpha_dropout(torch.randn(100_000), 0.2, training=True)
+    >>> bool(y.mean().abs() < 0.02 and (y.std() - 1).abs() < 0.02)
+    True
+    """
+    if has_torch_function_unary(x):
+        return _overridden(alpha_dropout, x, p, training, inplace)
+    p = check_p(p)
+    if not training:
+        return x
+    return _drop(x, p, alpha_values(p), 0, inplace)
+
+
+def feature_alpha_dropout(
+    x: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False
+) -> Tensor:
+    """Alpha dropout of whole channels.
+
+    Parameters
+    ----------
+    x : Tensor
+        Shape (N, C, ...), at least two axes; otherwise as in `dropout`.
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``.
+    training : bool, optional
+        Whether to drop; False by default, as in `torch.nn.functional.feature_alpha_dropout`.
+    inplace : bool, optional
+        Whether to write the result into x and return x.
+
+    Returns
+    -------
+    Tensor
+        As `dropout`.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As `dropout`; RuntimeError also where x has fewer axes.
+
+    See Also
+    --------
+    fastdrop.feature_alpha_dropout : the same for NumPy arrays.
+
+    Notes
+    -----
+    **Compatibility guarantee.** As for `dropout`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import fastdrop.torch as fdt
+    >>> y = fdt.feature_alpha_dropout(torch.zeros(2, 3, 4), 0.5, training=True)
+    >>> bool((y == y[..., :1]).all())
+    True
+    """
+    if has_torch_function_unary(x):
+        return _overridden(feature_alpha_dropout, x, p, training, inplace)
+    p = check_p(p)
+    shared = _after_channels("feature_alpha_dropout", _axes(x))
+    if not training:
+        return x
+    return _drop(x, p, alpha_values(p), shared, inplace)
+
+
+def dropout1d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Drop whole channels of sequences.
+
+    Parameters
+    ----------
+    x : Tensor
+        Shape (C, L) or (N, C, L); otherwise as in `dropout`.
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``.
+    training : bool, optional
+        Whether to drop; if False the result is x itself.
+    inplace : bool, optional
+        Whether to write the result into x and return x.
+
+    Returns
+    -------
+    Tensor
+        As `dropout`.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As `dropout`; RuntimeError also where x has another number of axes.
+
+    See Also
+    --------
+    fastdrop.dropout1d : the same for NumPy arrays, with the reference.
+
+    Notes
+    -----
+    The mask is that of ``fastdrop.Mask(seed, 0, x.shape, p, noise_shape=(N, C, 1))``.
+
+    **Compatibility guarantee.** As for `dropout`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import fastdrop.torch as fdt
+    >>> y = fdt.dropout1d(torch.ones(3, 2))
+    >>> bool((y[:, 0] == y[:, 1]).all())
+    True
+    """
+    if has_torch_function_unary(x):
+        return _overridden(dropout1d, x, p, training, inplace)
+    p = check_p(p)
+    axes = _axes(x)
+    if axes not in (2, 3):
+        raise RuntimeError(
+            f"dropout1d: Expected 2D or 3D input, but received a {axes}D input: x must be (C, L) "
+            "or (N, C, L)"
+        )
+    if not training:
+        return x
+    return _drop(x, p, None, 1, inplace)
+
+
+def dropout2d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Drop whole channels of images.
+
+    Parameters
+    ----------
+    x : Tensor
+        Shape (N, C, H, W), or (N, C, L) with a warning, as in PyTorch; otherwise as in `dropout`.
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``.
+    training : bool, optional
+        Whether to drop; if False the result is x itself.
+    inplace : bool, optional
+        Whether to write the result into x and return x.
+
+    Returns
+    -------
+    Tensor
+        As `dropout`.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As `dropout`; RuntimeError also where x has fewer than two axes.
+
+    Warns
+    -----
+    UserWarning
+        Where x has not four axes. It is then taken as (N, C, ...), as in PyTorch: one image without
+        a batch axis is ``x[None]``.
+
+    See Also
+    --------
+    fastdrop.dropout2d : the same for NumPy arrays, with the reference.
+
+    Notes
+    -----
+    The mask is that of ``fastdrop.Mask(seed, 0, x.shape, p, noise_shape=(N, C, 1, 1))``.
+
+    **Compatibility guarantee.** As for `dropout`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import fastdrop.torch as fdt
+    >>> y = fdt.dropout2d(torch.ones(1, 3, 2, 2))
+    >>> bool((y == y[:, :, :1, :1]).all())
+    True
+    """
+    if has_torch_function_unary(x):
+        return _overridden(dropout2d, x, p, training, inplace)
+    p = check_p(p)
+    axes = _axes(x)
+    if axes == 3:
+        warnings.warn(
+            f"dropout2d: x of shape {tuple(x.shape)} is taken as a batch (N, C, L), assuming that "
+            "channel-wise 1D dropout behavior is desired; give x[None] for one image, or use "
+            "dropout1d",
+            UserWarning,
+            stacklevel=2,
+        )
+    elif axes != 4:
+        _warn_of_axes("dropout2d", axes)
+    shared = _after_channels("dropout2d", axes)
+    if not training:
+        return x
+    return _drop(x, p, None, shared, inplace)
+
+
+def dropout3d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Drop whole channels of volumes.
+
+    Parameters
+    ----------
+    x : Tensor
+        Shape (C, D, H, W) or (N, C, D, H, W); otherwise as in `dropout`.
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``.
+    training : bool, optional
+        Whether to drop; if False the result is x itself.
+    inplace : bool, optional
+        Whether to write the result into x and return x.
+
+    Returns
+    -------
+    Tensor
+        As `dropout`.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As `dropout`; RuntimeError also where x has fewer than two axes.
+
+    Warns
+    -----
+    UserWarning
+        Where x has neither four axes nor five. It is then taken as (N, C, ...), as in PyTorch.
+
+    See Also
+    --------
+    fastdrop.dropout3d : the same for NumPy arrays, with the reference.
+
+    Notes
+    -----
+    The mask is that of ``fastdrop.Mask(seed, 0, x.shape, p, noise_shape=(N, C, 1, 1, 1))``.
+
+    **Compatibility guarantee.** As for `dropout`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import fastdrop.torch as fdt
+    >>> y = fdt.dropout3d(torch.ones(3, 2, 2, 2))
+    >>> bool((y == y[:, :1, :1, :1]).all())
+    True
+    """
+    if has_torch_function_unary(x):
+        return _overridden(dropout3d, x, p, training, inplace)
+    p = check_p(p)
+    axes = _axes(x)
+    if axes not in (4, 5):
+        _warn_of_axes("dropout3d", axes)
+    shared = 3 if axes == 4 else _after_channels("dropout3d", axes)
+    if not training:
+        return x
+    return _drop(x, p, None, shared, inplace)
+
+
+def _overridden(function: Any, x: Tensor, p: float, training: bool, inplace: bool) -> Tensor:
+    """Leave a call to a tensor subclass or a mode that asks for it."""
+    return handle_torch_function(function, (x,), x, p=p, training=training, inplace=inplace)
+
+
+def _axes(x: Tensor) -> int:
+    if not isinstance(x, Tensor):
+        raise _refusal(x)
+    return x.ndim
+
+
+def _after_channels(name: str, axes: int) -> int:
+    """Return the number of axes after (N, C)."""
+    if axes < 2:
+        raise RuntimeError(f"{name}: x has {axes} axes; it must be (N, C, ...), at least two")
+    return axes - 2
+
+
+def _warn_of_axes(name: str, axes: int) -> None:
+    warnings.warn(
+        f"{name}: Received a {axes}-D input to {name}, which PyTorch deprecates; it is taken as "
+        "(N, C, ...): use dropout for decisions of each element",
+        UserWarning,
+        stacklevel=3,
+    )
+
+
+# ---- modules -------------------------------------------------------------------------------------
+
+
+class Dropout(torch.nn.Dropout):
+    """`torch.nn.Dropout` on fastdrop's kernels.
+
+    Parameters
+    ----------
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``. May be set at any time, for a schedule.
+    inplace : bool, optional
+        Whether to write results into the inputs.
+
+    Raises
+    ------
+    ValueError
+        If p is outside ``[0, 1]``.
+
+    See Also
+    --------
+    dropout : the function, with all that is to be said.
+    replace : puts these modules in the place of PyTorch's.
+
+    Notes
+    -----
+    A subclass of PyTorch's module, with its constructor, repr and ``state_dict``.
+
+    **Compatibility guarantee.** As for `dropout`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import fastdrop.torch as fdt
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8), fdt.Dropout(0.1))
+    >>> model[1]
+    Dropout(p=0.1, inplace=False)
+    >>> x = torch.ones(2, 8)
+    >>> torch.equal(model.eval()(x), model[0](x))
+    True
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply `dropout`."""
+        return dropout(input, self.p, self.training, self.inplace)
+
+
+class Dropout1d(torch.nn.Dropout1d):
+    """`torch.nn.Dropout1d` on fastdrop's kernels.
+
+    Parameters
+    ----------
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
+    inplace : bool, optional
+        Whether to write results into the inputs.
+
+    Raises
+    ------
+    ValueError
+        If p is outside ``[0, 1]``.
+
+    See Also
+    --------
+    dropout1d : the function. Dropout : what holds for all modules.
+
+    Notes
+    -----
+    **Compatibility guarantee.** As for `dropout`.
+
+    Examples
+    --------
+    >>> import fastdrop.torch as fdt
+    >>> fdt.Dropout1d(0.1)
+    Dropout1d(p=0.1, inplace=False)
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply `dropout1d`."""
+        return dropout1d(input, self.p, self.training, self.inplace)
+
+
+class Dropout2d(torch.nn.Dropout2d):
+    """`torch.nn.Dropout2d` on fastdrop's kernels.
+
+    Parameters
+    ----------
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
+    inplace : bool, optional
+        Whether to write results into the inputs.
+
+    Raises
+    ------
+    ValueError
+        If p is outside ``[0, 1]``.
+
+    See Also
+    --------
+    dropout2d : the function. Dropout : what holds for all modules.
+
+    Notes
+    -----
+    **Compatibility guarantee.** As for `dropout`.
+
+    Examples
+    --------
+    >>> import fastdrop.torch as fdt
+    >>> fdt.Dropout2d(0.1)
+    Dropout2d(p=0.1, inplace=False)
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply `dropout2d`."""
+        return dropout2d(input, self.p, self.training, self.inplace)
+
+
+class Dropout3d(torch.nn.Dropout3d):
+    """`torch.nn.Dropout3d` on fastdrop's kernels.
+
+    Parameters
+    ----------
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
+    inplace : bool, optional
+        Whether to write results into the inputs.
+
+    Raises
+    ------
+    ValueError
+        If p is outside ``[0, 1]``.
+
+    See Also
+    --------
+    dropout3d : the function. Dropout : what holds for all modules.
+
+    Notes
+    -----
+    **Compatibility guarantee.** As for `dropout`.
+
+    Examples
+    --------
+    >>> import fastdrop.torch as fdt
+    >>> fdt.Dropout3d(0.1)
+    Dropout3d(p=0.1, inplace=False)
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply `dropout3d`."""
+        return dropout3d(input, self.p, self.training, self.inplace)
+
+
+class AlphaDropout(torch.nn.AlphaDropout):
+    """`torch.nn.AlphaDropout` on fastdrop's kernels.
+
+    Parameters
+    ----------
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
+    inplace : bool, optional
+        Whether to write results into the inputs.
+
+    Raises
+    ------
+    ValueError
+        If p is outside ``[0, 1]``.
+
+    See Also
+    --------
+    alpha_dropout : the function. Dropout : what holds for all modules.
+
+    Notes
+    -----
+    ``inplace=True`` works in place; PyTorch's module takes it and ignores it.
+
+    **Compatibility guarantee.** As for `dropout`.
+
+    Examples
+    --------
+    >>> import fastdrop.torch as fdt
+    >>> fdt.AlphaDropout(0.1)
+    AlphaDropout(p=0.1, inplace=False)
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply `alpha_dropout`."""
+        return alpha_dropout(input, self.p, self.training, self.inplace)
+
+
+class FeatureAlphaDropout(torch.nn.FeatureAlphaDropout):
+    """`torch.nn.FeatureAlphaDropout` on fastdrop's kernels.
+
+    Parameters
+    ----------
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
+    inplace : bool, optional
+        Whether to write results into the inputs.
+
+    Raises
+    ------
+    ValueError
+        If p is outside ``[0, 1]``.
+
+    See Also
+    --------
+    feature_alpha_dropout : the function. Dropout : what holds for all modules.
+
+    Notes
+    -----
+    ``inplace=True`` works in place; PyTorch's module takes it and ignores it.
+
+    **Compatibility guarantee.** As for `dropout`.
+
+    Examples
+    --------
+    >>> import fastdrop.torch as fdt
+    >>> fdt.FeatureAlphaDropout(0.1)
+    FeatureAlphaDropout(p=0.1, inplace=False)
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply `feature_alpha_dropout`."""
+        return feature_alpha_dropout(input, self.p, self.training, self.inplace)
+
+
+_SUCCESSORS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
+    torch.nn.Dropout: Dropout,
+    torch.nn.Dropout1d: Dropout1d,
+    torch.nn.Dropout2d: Dropout2d,
+    torch.nn.Dropout3d: Dropout3d,
+    torch.nn.AlphaDropout: AlphaDropout,
+    torch.nn.FeatureAlphaDropout: FeatureAlphaDropout,
+}
+
+
+def replace(model: torch.nn.Module) -> int:
+    """Turn every dropout module of PyTorch's in a model into fastdrop's, and say how many.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any model, or a dropout module itself.
+
+    Returns
+    -------
+    int
+        How many modules were replaced, one that is used in several places counted once.
+
+    Raises
+    ------
+    TypeError
+        If model is no module.
+
+    Notes
+    -----
+    Each module stays the object that it was, with its p and its hooks, and wherever it is referred
+    to; only its class changes. Subclasses of PyTorch's modules are left alone: what they do is not
+    known.
+
+    What is no module is not replaced: the dropout of attention weights inside
+    `torch.nn.MultiheadAttention`, ``dropout=`` of `torch.nn.LSTM` and its like, and calls of
+    `torch.nn.functional.dropout`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import fastdrop.torch as fdt
+    >>> layer = torch.nn.TransformerEncoderLayer(16, 2, batch_first=True)
+    >>> fdt.replace(layer)
+    3
+    >>> type(layer.dropout1).__module__
+    'fastdrop.torch'
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    stock = [module for module in model.modules() if type(module) in _SUCCESSORS]
+    for module in stock:
+        module.__class__ = _SUCCESSORS[type(module)]
+    return len(stock)
+
+
+# ---- which way to go -----------------------------------------------------------------------------
+
+
+def _drop(
+    x: Tensor, p: float, values: tuple[float, ...] | None, shared: int, inplace: bool
+) -> Tensor:
+    """Drop in training: check x, draw a seed, apply."""
+    if (
+        not isinstance(x, Tensor)
+        or x.dtype not in _KERNELS
+        or x.layout is not torch.strided
+        or x.is_nested
+        or not (x.is_cpu or x.is_meta)
+    ):
+        raise _refusal(x)
+    if p == 0.0 or x.numel() == 0:
+        return x
+    if torch.compiler.is_compiling() or _is_watched(x):
+        seed = torch.randint(_LOWEST, _HIGHEST, (), device=_CPU)
+        y = _operator(x, seed, p, list(values) if values else [scale_of(p)], shared)
+        return x.copy_(y) if inplace else y
+    if inplace:
+        _check_inplace(x)
+    seed = torch.randint(_LOWEST, _HIGHEST, (), device=_CPU)
+    recipe = _Recipe(_bits(seed), p, values or rate_of(p)[1:], shared)
+    return _apply_inplace(x, recipe) if inplace else _apply(x, recipe)
+
+
+def _bits(seed: Tensor) -> int:
+    return int(seed.item()) & _SEED_BITS
+
+
+def _is_watched(x: Tensor) -> bool:
+    """Whether something other than autograd must see what is done with x, as an operator."""
+    return (
+        type(x) not in (Tensor, torch.nn.Parameter)
+        or x.is_meta
+        or not torch._C._has_storage(x)
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+    )
+
+
+def _is_recorded(x: Tensor) -> bool:
+    """Whether autograd takes note of what is done with x, in either mode."""
+    return (x.requires_grad and torch.is_grad_enabled()) or forward_ad._current_level >= 0
+
+
+def _apply(x: Tensor, recipe: _Recipe) -> Tensor:
+    """Apply a recipe to x, to be differentiated."""
+    if _is_watched(x) or torch.compiler.is_compiling():  # in a backward that is itself traced
+        seed, p, values, shared = recipe
+        signed = seed - (seed >> 63 << 64)
+        return _operator(x, torch.tensor(signed, device=_CPU), p, list(values), shared)
+    if _is_recorded(x):
+        return _recorded(x, recipe, False)
+    y = torch.empty_like(x)
+    _fill(y, x, recipe)
+    return y
+
+
+def _apply_inplace(x: Tensor, recipe: _Recipe) -> Tensor:
+    """Write the result into x, with autograd's knowledge."""
+    base = x._base
+    if forward_ad._current_level >= 0 or (base is not None and _is_recorded(base)):
+        return x.copy_(_apply(x, recipe))  # checks, before it writes, whether this view may change
+    if _is_recorded(x):
+        return _recorded(x, recipe, True)
+    if not x.is_inference():
+        torch.autograd.graph.increment_version(x)
+    _fill(x, x, recipe)
+    return x
+
+
+class _Drop(torch.autograd.Function):
+    """The map of a recipe. Its derivative is linear and diagonal: such a map again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, recipe: _Recipe, inplace: bool) -> Tensor:
+        ctx.recipe = recipe
+        if inplace:
+            ctx.mark_dirty(x)
+            y = x
+        else:
+            y = torch.empty_like(x)
+        _fill(y, x, recipe)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        return _apply(grad, ctx.recipe.linear()), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
+        return _apply(tangent, ctx.recipe.linear())
+
+
+# Function.apply is Python around this, and takes as long again. It looks for torch.func, which does
+# not come here, and binds default arguments, of which there are none.
+_recorded = super(torch.autograd.Function, _Drop).apply
+
+
+def _check_inplace(x: Tensor) -> None:
+    """Raise what PyTorch would, before anything is written, where x must not be."""
+    if any(n > 1 and step == 0 for n, step in zip(x.shape, x.stride(), strict=True)):
+        raise RuntimeError(
+            "inplace=True: elements of x share memory, as those of an expanded tensor do; give "
+            "x.clone(), or inplace=False"
+        )
+    if x.is_inference() and not torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "inplace=True: x was made in inference mode and must not change outside it; give "
+            "x.clone(), or inplace=False"
+        )
+    if x.requires_grad and x.is_leaf and torch.is_grad_enabled():
+        raise RuntimeError(
+            "inplace=True: x is a leaf that requires grad, whose value autograd needs; use "
+            "inplace=False"
+        )
+
+
+def _refusal(x: Any) -> TypeError:
+    """Say why x is not taken, and what to use instead."""
+    if not isinstance(x, Tensor):
+        kind = type(x).__name__
+        return TypeError(
+            f"x must be a torch.Tensor, not {kind}; fastdrop.dropout takes NumPy arrays"
+        )
+    if x.is_nested:
+        return TypeError(
+            "x is a nested tensor; fastdrop.torch takes dense ones: use "
+            "torch.nn.functional.dropout, or drop each part of x.unbind()"
+        )
+    if x.device.type not in ("cpu", "meta"):
+        return TypeError(
+            f"x is on {x.device}; fastdrop.torch works on the CPU: use "
+            "torch.nn.functional.dropout there, or x.cpu()"
+        )
+    if x.layout is not torch.strided:
+        return TypeError(
+            f"x has layout {x.layout}; fastdrop.torch takes dense tensors: drop its values() and "
+            "build it again, or give x.to_dense()"
+        )
+    remedy = "x.dequantize()" if x.is_quantized else "x.float()"
+    return TypeError(
+        f"x has dtype {x.dtype}; dropout takes torch.float16, bfloat16, float32 and float64: "
+        f"convert it, as in {remedy}"
+    )
+
+
+# ---- from tensors to the kernels -----------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1024)
+def _walk(shape: tuple[int, ...], strides: tuple[int, ...], shared: int) -> Walk | None:
+    """Say how the kernels go through a tensor in the order of its memory.
+
+    Returns the order of axes that makes it contiguous (None: it is) and the window of the mask in
+    that order (None: as it comes). Returns None for a tensor with holes or overlaps, and for one
+    whose neighbours in memory are no neighbours in the mask: run by run that takes several times
+    as long as two copies.
+    """
+    axes = len(shape)
+    steps = strides_of(shape, (*shape[: axes - shared], *(1,) * shared))
+    order = sorted(range(axes), key=lambda axis: (shape[axis] > 1, -strides[axis]))
+    size = 1
+    for axis in reversed(order):
+        if shape[axis] > 1 and strides[axis] != size:
+            return None
+        size *= shape[axis]
+    if order and shape[order[-1]] > 1 and steps[order[-1]] > 1:
+        return None
+    if [axis for axis in order if shape[axis] > 1] == [a for a in range(axes) if shape[a] > 1]:
+        return None, (0, shape, steps) if shared else None
+    window = 0, tuple(shape[axis] for axis in order), tuple(steps[axis] for axis in order)
+    return tuple(order), window
+
+
+def _fill(y: Tensor, x: Tensor, recipe: _Recipe) -> None:
+    """Write the result of a recipe to y, which is x or overlaps it nowhere; unseen by autograd."""
+    in_place = y is x
+    if x.requires_grad:
+        x = x.detach()
+    if in_place:
+        y = x
+    walk = _walk(x.shape, x.stride(), recipe.shared)
+    if walk is not None and (in_place or x.stride() == y.stride()) and _run(y, x, walk, recipe):
+        return
+    if not in_place:  # there may be a way through y where there is none through x
+        walk = _walk(y.shape, y.stride(), recipe.shared)
+        if walk is not None:
+            y.copy_(x)
+            _run(y, y, walk, recipe)
+            return
+    work = torch.empty(x.shape, dtype=x.dtype, device=_CPU)
+    work.copy_(x)
+    walk = _walk(work.shape, work.stride(), recipe.shared)
+    assert walk is not None  # it is contiguous
+    _run(work, work, walk, recipe)
+    y.copy_(work)
+
+
+def _run(y: Tensor, x: Tensor, walk: Walk, recipe: _Recipe) -> bool:
+    """Run the kernels on tensors of equal strides; False where they cannot work on x as it lies."""
+    if x.is_neg():  # a view that says that the numbers in memory are to be negated
+        return False
+    order, window = walk
+    seed, p, values, _ = recipe
+    a = _as_array(x, order)
+    b = a if y is x else _as_array(y, order)
+    threshold = rate_of(p)[0]
+    bf16 = x.dtype is torch.bfloat16
+    limit = parallel.PARALLEL_FROM_BYTES
+    if len(values) == 1 and _core.apply_small(
+        b, a, bf16, (seed, 0), threshold, values[0], window, limit
+    ):
+        return True
+    if not a.flags.aligned:
+        return False
+    run(b, a, _KERNELS[x.dtype], (seed, 0, threshold), values, window or (0, (a.size,), (1,)))
+    return True
+
+
+def _as_array(x: Tensor, order: tuple[int, ...] | None) -> Array:
+    """Return a tensor's own memory as an array, bfloat16 as its bits."""
+    if order is not None:
+        x = x.permute(order)
+    if x.dtype is torch.bfloat16:
+        x = x.view(torch.uint16)
+    return x.numpy()
+
+
+# ---- the operator --------------------------------------------------------------------------------
+
+torch.library.define(
+    "fastdrop::drop",
+    "(Tensor x, Tensor seed, float p, float[] values, int shared) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides),
+)
+
+
+@torch.library.impl("fastdrop::drop", "cpu")
+def _op(x: Tensor, seed: Tensor, p: float, values: list[float], shared: int) -> Tensor:
+    y = torch.empty_like(x)
+    if x.numel():
+        _fill(y, x, _Recipe(_bits(seed), p, tuple(values), shared))
+    return y
+
+
+@torch.library.register_fake("fastdrop::drop")
+def _op_fake(x: Tensor, seed: Tensor, p: float, values: list[float], shared: int) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _op_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, seed, *ctx.rest = inputs
+    ctx.save_for_backward(seed)
+
+
+def _op_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (seed,) = ctx.saved_tensors
+    p, values, shared = ctx.rest
+    dx = torch.ops.fastdrop.drop(grad, seed, p, values[:1], shared)
+    return dx, None, None, None, None
+
+
+torch.library.register_autograd("fastdrop::drop", _op_backward, setup_context=_op_setup)
+
+
+class _Transformed(torch.autograd.Function):
+    """The operator once more, for torch.func and forward mode, which ask for it in this form."""
+
+    @staticmethod
+    def forward(x: Tensor, seed: Tensor, p: float, values: list[float], shared: int) -> Tensor:
+        return torch.ops.fastdrop.drop(x, seed, p, values, shared)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _op_setup(ctx, inputs, output)
+        ctx.save_for_forward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return _Transformed.jvp(ctx, grad), None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
+        (seed,) = ctx.saved_tensors
+        p, values, shared = ctx.rest
+        return _Transformed.apply(tangent, seed, p, values[:1], shared)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor, seed: Tensor, *rest: Any) -> tuple[Tensor, int]:
+        n = info.batch_size
+        xs = [x] * n if in_dims[0] is None else x.unbind(in_dims[0])
+        seeds = [seed] * n if in_dims[1] is None else seed.unbind(in_dims[1])
+        pairs = zip(xs, seeds, strict=True)
+        return torch.stack([_Transformed.apply(a, b, *rest) for a, b in pairs]), 0
+
+
+def _operator(x: Tensor, seed: Tensor, p: float, values: list[float], shared: int) -> Tensor:
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return _Transformed.apply(x, seed, p, values, shared)
+    return torch.ops.fastdrop.drop(x, seed, p, values, shared)
