@@ -933,7 +933,7 @@ static void parity_of_noise(const fd_kernels *k) {
         }
 }
 
-/* Every value of the 16-bit types, next to others. */
+/* Every value of the 16-bit types, as x of residual and of noise. */
 static void parity_of_fused_halves(const fd_kernels *k) {
     enum { VALUES = 65536, PIECE = 4096 };
     static uint64_t x[PIECE];
