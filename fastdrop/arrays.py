@@ -33,7 +33,7 @@ def as_input(x: Any, name: str) -> tuple[Array, str]:
                 f"{name}.data and keep {name}.mask"
             )
         try:
-            x = np.asarray(x)
+            x = _read(x)
         except MemoryError:
             raise
         except Exception as error:
@@ -47,6 +47,24 @@ def as_input(x: Any, name: str) -> tuple[Array, str]:
                 f"{name} cannot be read as a NumPy array ({type(error).__name__}: {error}){remedy}"
             ) from error
     return x, _kernel_dtype(x.dtype, name)
+
+
+def _read(x: Any) -> Array:
+    """Return an array of x: its own memory where x exports that, by a buffer or by DLPack."""
+    if hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray):
+        kind = int(x.__dlpack_device__()[0])
+        if kind not in _IN_MAIN_MEMORY:
+            raise BufferError(f"it is on a device, of DLPack's type {kind}")
+        try:
+            return np.from_dlpack(x)
+        except Exception:  # of a dtype that DLPack or NumPy lacks, say: x may have another way
+            if not hasattr(x, "__array__"):
+                raise
+    return np.asarray(x)
+
+
+# DLDeviceType of dlpack.h: kDLCPU, kDLCUDAHost, kDLROCMHost
+_IN_MAIN_MEMORY = {1, 3, 11}
 
 
 def _is_plain(a: Array) -> bool:

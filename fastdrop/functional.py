@@ -1358,6 +1358,28 @@ def alpha_values(p: float) -> tuple[float, float, float]:
     return a, b, a * _SELU_SATURATION + b
 
 
+def recipe(
+    shape: tuple[int, ...],
+    p: float,
+    *,
+    training: bool,
+    rng: Any,
+    noise_shape: int | Sequence[int | None] | None = None,
+    mode: str = "upscale_in_train",
+) -> Mask:
+    """Return the mask of a `dropout` call, for integrations that apply it themselves.
+
+    In training it takes one position, after all checks; in inference it keeps everything.
+    """
+    source = generator.check_rng(rng)
+    check_mode(mode)
+    upscale = mode == "upscale_in_train"
+    mask = Mask(0, 0, shape, p, noise_shape=noise_shape, scale=None if upscale else 1.0)
+    if not training:
+        return identity(mask.shape, 1.0 if upscale else 1.0 - mask.p)
+    return mask._at(*generator.take(source))
+
+
 def check_mode(mode: Any) -> None:
     """Raise ValueError unless the mode is known."""
     if mode not in MODES:

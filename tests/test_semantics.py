@@ -1,5 +1,8 @@
 """Every row of the table of semantics."""
 
+import array
+import ctypes
+import mmap
 import re
 from decimal import Decimal
 from fractions import Fraction
@@ -11,6 +14,7 @@ from conftest import bits_of
 
 import fastdrop as fd
 from fastdrop import _reference
+from fastdrop.mask import as_input
 
 
 def gen():
@@ -289,6 +293,109 @@ def test_what_numpy_cannot_read_is_refused():
         TypeError, match=r"^x cannot be read as a NumPy array .*inhomogeneous shape"
     ):
         fd.dropout([[1.0], [1.0, 2.0]])
+
+
+class Exporter:
+    """Something that exports its memory by DLPack alone, as tensors of other libraries do."""
+
+    def __init__(self, array, device=1):
+        self.array, self.device = array, device
+
+    def __dlpack__(self, **options):
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.device, 0
+
+
+class Copying(Exporter):
+    """As many tensors are, it is an array by a copy, too."""
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array.copy()
+
+
+def exporters():
+    """What shares the memory of an array without being one."""
+    a = np.arange(1.0, 301.0)
+    yield Exporter(a), a
+    yield Copying(a), a
+    yield memoryview(a), a
+    items = array.array("d", a)
+    yield items, np.frombuffer(items)
+    items = (ctypes.c_double * 300)(*a)
+    yield items, np.frombuffer(items)
+    raw = mmap.mmap(-1, a.nbytes)
+    raw.write(a.tobytes())
+    yield memoryview(raw).cast("d"), np.frombuffer(raw)
+
+
+@pytest.mark.parametrize(
+    ("x", "memory"), [pytest.param(*e, id=type(e[0]).__name__) for e in exporters()]
+)
+def test_what_exports_its_memory_goes_in_without_a_copy(x, memory):
+    read, _ = as_input(x, "x")
+    assert np.shares_memory(read, memory)
+    assert np.shares_memory(fd.dropout(x, training=False), memory)
+    want, mask = fd.dropout(memory, 0.3, rng=5, return_mask=True)
+    np.testing.assert_array_equal(fd.dropout(x, 0.3, rng=5), want)
+    np.testing.assert_array_equal(mask.apply(x), want)
+    np.testing.assert_array_equal(mask.backward(x), want)
+    out = np.empty(300)
+    assert fd.dropout(x, 0.3, rng=5, out=out) is out
+    np.testing.assert_array_equal(out, want)
+    fd.dropout(x, 0.3, rng=5, out=memory)  # in place, by way of the memory that both have
+    np.testing.assert_array_equal(np.asarray(read), want)
+
+
+@pytest.mark.parametrize("layout", ["transposed", "sliced", "read-only"])
+def test_dlpack_in_other_layouts(layout):
+    x = np.random.default_rng(1).standard_normal((40, 70)).astype(np.float32)
+    other = dict(layouts(x))[layout]
+    if layout == "read-only":
+        try:
+            np.from_dlpack(Exporter(other))
+        except BufferError:
+            pytest.skip("this NumPy exports no read-only array")
+    read, _ = as_input(Exporter(other), "x")
+    assert np.shares_memory(read, other)
+    np.testing.assert_array_equal(
+        fd.dropout(Exporter(other), 0.3, rng=5), fd.dropout(x, 0.3, rng=5)
+    )
+
+
+def test_dlpack_of_a_device_is_refused():
+    x = Copying(np.ones(3), device=2)  # kDLCUDA; a copy over the bus is for the user to ask for
+    for call in (fd.dropout, fd.Generator(0).mask(3).apply):
+        with pytest.raises(TypeError, match=r"^x cannot be read .* device.*\.cpu\(\)\.numpy\(\)"):
+            call(x)
+
+
+def test_dlpack_that_fails_leaves_the_other_way():
+    class Fails(Copying):
+        def __dlpack__(self, **options):
+            raise BufferError("this dtype is not in DLPack")
+
+    np.testing.assert_array_equal(
+        fd.dropout(Fails(np.ones(9)), rng=5), fd.dropout(np.ones(9), rng=5)
+    )
+
+    class HasNone(Exporter):
+        __dlpack__ = Fails.__dlpack__
+
+    with pytest.raises(TypeError, match=r"^x cannot be read .*this dtype is not in DLPack"):
+        fd.dropout(HasNone(np.ones(9)))
+
+
+def test_dlpack_of_other_dtypes_is_refused():
+    with pytest.raises(TypeError, match=r"^x has dtype int64"):
+        fd.dropout(Exporter(np.arange(3)))
+
+
+def test_out_is_an_array_even_where_x_is_not():
+    x = Exporter(np.ones(3))
+    with pytest.raises(TypeError, match=r"out must be a numpy\.ndarray, not Exporter"):
+        fd.dropout(x, out=x)
 
 
 # ---- out -----------------------------------------------------------------------------------------

@@ -1,0 +1,262 @@
+"""Dropout on Dask arrays: lazy, and the same bits however the array is chunked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, Literal, overload
+
+import dask.array as da
+from dask.array.utils import meta_from_array
+from dask.layers import ArrayBlockwiseDep
+
+from fastdrop import functional
+from fastdrop.arrays import Array, as_input
+from fastdrop.mask import Mask
+
+__all__ = ["apply", "backward", "dropout"]
+
+
+@overload
+def dropout(
+    x: da.Array,
+    p: float = ...,
+    *,
+    training: bool = ...,
+    rng: Any = ...,
+    noise_shape: int | Sequence[int | None] | None = ...,
+    mode: str = ...,
+    return_mask: Literal[False] = ...,
+) -> da.Array: ...
+@overload
+def dropout(
+    x: da.Array,
+    p: float = ...,
+    *,
+    training: bool = ...,
+    rng: Any = ...,
+    noise_shape: int | Sequence[int | None] | None = ...,
+    mode: str = ...,
+    return_mask: Literal[True],
+) -> tuple[da.Array, Mask]: ...
+def dropout(
+    x: da.Array,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    rng: Any = None,
+    noise_shape: int | Sequence[int | None] | None = None,
+    mode: str = "upscale_in_train",
+    return_mask: bool = False,
+) -> da.Array | tuple[da.Array, Mask]:
+    """Dropout of a Dask array, as `fastdrop.dropout` of the array that it stands for.
+
+    With ``training=False`` the result is **x itself**.
+
+    Parameters
+    ----------
+    x : dask.array.Array
+        Of NumPy blocks of float16, bfloat16, float32 or float64, of known shape.
+    p : float, optional
+        Probability of **dropping**, in ``[0, 1]``.
+    training : bool, optional
+        Whether to drop.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        Where the mask comes from, see `fastdrop.dropout`. It is asked here, once, when the graph is
+        built: workers need no generator, and None is the default generator of *this* process.
+    noise_shape : int or sequence of (int or None), optional
+        Shape of the decisions, see `fastdrop.dropout`: of the whole array, not of a block.
+    mode : {"upscale_in_train", "downscale_in_infer"}, optional
+        See `fastdrop.dropout`.
+    return_mask : bool, optional
+        Whether to return the `Mask` of the whole array too, for `backward`.
+
+    Returns
+    -------
+    y : dask.array.Array
+        Of x's shape, dtype and chunks; lazy.
+    mask : Mask
+        Only with ``return_mask=True``. In inference it keeps everything.
+
+    Raises
+    ------
+    TypeError
+        If x is no Dask array or not of NumPy blocks, and as `fastdrop.dropout`.
+    ValueError
+        If sizes of x's chunks are unknown, and as `fastdrop.dropout`.
+    OverflowError
+        If the generator has used all its ``2**64`` positions.
+
+    See Also
+    --------
+    apply, backward : a Mask by hand.
+    fastdrop.dropout : the function on NumPy arrays.
+
+    Notes
+    -----
+    Each block's task is one window of one mask: ``mask[window].apply(block)``. The task holds
+    nothing else, so a block that Dask computes again, on another worker too, is the same again.
+    There are no tasks between blocks, and rechunking before or after gives the same values.
+
+    A call that raises takes no position.
+
+    **Compatibility guarantee.** The result has the bits of ``fastdrop.dropout(x.compute(), ...)``
+    with the same generator state, whatever the chunks, the scheduler and the number of workers.
+
+    Examples
+    --------
+    >>> import dask.array as da, numpy as np
+    >>> import fastdrop as fd
+    >>> from fastdrop.dask import dropout
+    >>> x = np.arange(8, dtype=np.float32)
+    >>> y = dropout(da.from_array(x, chunks=3), 0.5, rng=fd.Generator(0))
+    >>> y.compute()
+    array([ 0.,  0.,  4.,  0.,  8.,  0., 12., 14.], dtype=float32)
+    >>> bool((y == fd.dropout(x, 0.5, rng=fd.Generator(0))).all())
+    True
+    """
+    shape = _known_shape(x, "x")
+    mask = functional.recipe(
+        shape, p, training=training, rng=rng, noise_shape=noise_shape, mode=mode
+    )
+    y = x if not training and mask.scale == 1.0 else _map(_apply, mask, x)
+    return (y, mask) if return_mask else y
+
+
+def apply(mask: Mask, x: da.Array) -> da.Array:
+    """Apply a mask of the whole array's shape, as `Mask.apply` does, lazily and block by block.
+
+    Parameters
+    ----------
+    mask : Mask
+        Of x's shape: of `dropout`, of `Generator.mask`, or one of another member of the family,
+        with its shift and fill.
+    x : dask.array.Array
+        As in `dropout`.
+
+    Returns
+    -------
+    dask.array.Array
+        Of x's shape, dtype and chunks; lazy.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `dropout` for x; ValueError also where the shapes differ.
+
+    Notes
+    -----
+    **Compatibility guarantee.** As for `dropout`.
+
+    Examples
+    --------
+    >>> import dask.array as da, fastdrop as fd
+    >>> from fastdrop.dask import apply
+    >>> mask = fd.Generator(0).mask((2, 4), 0.5)
+    >>> apply(mask, da.ones((2, 4), chunks=(1, 2))).compute()
+    array([[2., 0., 2., 0.],
+           [2., 0., 2., 2.]])
+    """
+    _check_fits(mask, x, "x")
+    return _map(_apply, mask, x)
+
+
+def backward(mask: Mask, grad: da.Array) -> da.Array:
+    """Gradient of `apply` and of `dropout`: as `Mask.backward`, lazily and block by block.
+
+    Parameters
+    ----------
+    mask : Mask
+        Of grad's shape, as `dropout` returned it.
+    grad : dask.array.Array
+        Gradient by the output; its dtype and chunks need not be those of x.
+
+    Returns
+    -------
+    dask.array.Array
+        Gradient by the input, of grad's dtype and chunks; lazy.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `apply`.
+
+    Notes
+    -----
+    **Compatibility guarantee.** As for `dropout`.
+
+    Examples
+    --------
+    >>> import dask.array as da, fastdrop as fd
+    >>> from fastdrop.dask import backward, dropout
+    >>> y, mask = dropout(da.ones(8, chunks=3), 0.5, rng=0, return_mask=True)
+    >>> backward(mask, da.ones(8, chunks=5)).compute()
+    array([2., 0., 2., 0., 2., 0., 2., 2.])
+    """
+    _check_fits(mask, grad, "grad")
+    return _map(_backward, mask, grad)
+
+
+class _Windows(ArrayBlockwiseDep):  # type: ignore[misc]  # of no known type where Dask is not installed
+    """What Dask asks for a block's argument: the window of the mask that the block lies in."""
+
+    def __init__(self, mask: Mask, chunks: tuple[tuple[int, ...], ...]) -> None:
+        super().__init__(chunks)
+        self.mask = mask
+        self.starts = [tuple(accumulate(sizes, initial=0)) for sizes in chunks]
+
+    def __getitem__(self, block: tuple[int, ...]) -> Mask:
+        at = zip(block, self.starts, strict=True)
+        return self.mask[tuple(slice(starts[i], starts[i + 1]) for i, starts in at)]
+
+    def __dask_tokenize__(self) -> Any:
+        return "fastdrop", self.mask.__reduce__()[1], self.chunks
+
+
+def _apply(block: Array, window: Mask) -> Array:
+    return window.apply(block)
+
+
+def _backward(block: Array, window: Mask) -> Array:
+    return window.backward(block)
+
+
+def _map(task: Any, mask: Mask, x: da.Array) -> da.Array:
+    axes = tuple(range(x.ndim))
+    return da.blockwise(
+        task,
+        axes,
+        x,
+        axes,
+        _Windows(mask, x.chunks),
+        axes,
+        token=f"dropout{task.__name__}",
+        meta=meta_from_array(x),
+        align_arrays=False,
+    )
+
+
+def _known_shape(x: Any, name: str) -> tuple[int, ...]:
+    """Shape of a Dask array whose blocks can be dropped from; an error for any other."""
+    if not isinstance(x, da.Array):
+        raise TypeError(
+            f"{name} must be a dask.array.Array, not {type(x).__name__}; fastdrop.dropout takes "
+            "NumPy arrays, and dask.array.from_array makes a Dask array of one"
+        )
+    as_input(meta_from_array(x), name)
+    shape = tuple(x.shape)
+    if any(math.isnan(n) for n in shape):
+        raise ValueError(
+            f"{name} has shape {shape}, with chunks of unknown sizes: where a block's elements lie "
+            f"in the whole decides which are dropped; call {name}.compute_chunk_sizes() first"
+        )
+    return shape
+
+
+def _check_fits(mask: Any, x: Any, name: str) -> None:
+    if not isinstance(mask, Mask):
+        raise TypeError(f"mask must be a fastdrop.Mask, not {type(mask).__name__}")
+    shape = _known_shape(x, name)
+    if shape != mask.shape:
+        raise ValueError(f"{name} has shape {shape}; the mask is for {mask.shape}")

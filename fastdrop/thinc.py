@@ -1,0 +1,277 @@
+"""Dropout for thinc, and with it for spaCy's models that train on CPUs."""
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
+from typing import Any, Optional
+
+import numpy as np
+from thinc.api import Model, NumpyOps, set_current_ops
+from thinc.types import Padded, Ragged, Shape
+
+from fastdrop import functional
+from fastdrop.arrays import Array
+from fastdrop.generator import Generator
+from fastdrop.mask import check_p
+
+__all__ = ["Dropout", "FastdropOps", "use_fastdrop"]
+
+
+class FastdropOps(NumpyOps):  # type: ignore[misc]  # of no known type where thinc is not installed
+    """`thinc.api.NumpyOps` whose dropout masks cost what writing them costs.
+
+    thinc finds it by its entry point: ``get_ops("fastdrop")``, ``use_ops("fastdrop")``, and
+    ``"@ops": "FastdropOps"`` in a config. Set it **before** the layers are made, which remember
+    their Ops.
+
+    Parameters
+    ----------
+    device_type : {"cpu"}, optional
+        As in NumpyOps.
+    device_id : int, optional
+        As in NumpyOps.
+    use_blis : bool, optional
+        As in NumpyOps.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        Where masks come from. Anything but None is turned into a `Generator` once, here. With
+        None the seed of each mask is drawn from NumPy's global state, which
+        ``thinc.api.fix_random_seed`` and spaCy's ``training.seed`` set: what was reproducible
+        stays so. It costs some microseconds a mask.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If rng is of an unknown kind or out of range.
+
+    See Also
+    --------
+    Dropout : a layer that needs no masks at all.
+
+    Notes
+    -----
+    Every use of ``get_dropout_mask`` gains: `thinc.api.Dropout`, the ``dropout`` of Relu, Maxout,
+    Mish and others, LSTM, Embed, HashEmbed. The masks are not those of NumpyOps for the same seed.
+
+    **Compatibility guarantee.** As for `fastdrop.Generator`; with ``rng=None`` for the same raw
+    draws of NumPy's global bit generator, by default MT19937.
+
+    Examples
+    --------
+    >>> from fastdrop.thinc import FastdropOps
+    >>> ops = FastdropOps(rng=0)
+    >>> ops.get_dropout_mask((2, 4), 0.5)
+    array([[2., 0., 2., 0.],
+           [2., 0., 2., 2.]], dtype=float32)
+    """
+
+    name = "fastdrop"
+
+    def __init__(
+        self,
+        device_type: str = "cpu",
+        device_id: int = -1,
+        *,
+        use_blis: bool = True,
+        rng: Any = None,
+    ) -> None:
+        super().__init__(device_type, device_id, use_blis=use_blis)
+        self.rng = _as_generator(rng)
+
+    # the annotations of Ops, to the letter: thinc's tests compare them
+    def get_dropout_mask(self, shape: Shape, drop: Optional[float]) -> Array:  # noqa: UP045
+        """Return what to multiply by: ``1/(1-drop)`` where kept, +0.0 where dropped.
+
+        Parameters
+        ----------
+        shape : int or tuple of int
+            Shape of the mask.
+        drop : float or None
+            Probability of **dropping**, in ``[0, 1]``; None is 0.
+
+        Returns
+        -------
+        ndarray of float32
+
+        Raises
+        ------
+        TypeError, ValueError
+            If drop is no probability. NumpyOps takes any number for one.
+
+        Notes
+        -----
+        One position of the generator is taken, or one seed drawn, unless drop is 0.
+        """
+        p = 0.0 if drop is None else check_p(drop, "drop")
+        mask = np.ones(shape, np.float32)
+        return functional.dropout(mask, p, rng=_source(self.rng), out=mask) if p else mask
+
+
+def Dropout(rate: float = 0.0, rng: Any = None) -> Model[Any, Any]:
+    """Layer that drops elements of arrays, Ragged, Padded and lists, and keeps no masks.
+
+    It takes the place of `thinc.api.Dropout`, with any Ops on CPU. In a config it is
+    ``"@layers": "fastdrop.Dropout.v1"``.
+
+    Parameters
+    ----------
+    rate : float, optional
+        Probability of **dropping**, in ``[0, 1]``: the model's attribute ``dropout_rate``, which
+        ``thinc.api.set_dropout_rate`` sets.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        Where masks come from, as in `FastdropOps`. Two layers given the same int drop the same
+        elements; give all of a model one `Generator`, or None.
+
+    Returns
+    -------
+    thinc.api.Model
+        Named ``"dropout"``, with the attributes ``dropout_rate`` and ``is_enabled``, as thinc's.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If rate is no probability, here or at a call; if rng is of an unknown kind; and at a call
+        as `fastdrop.dropout` for the arrays, which have to be of a float type.
+
+    Notes
+    -----
+    What ``backprop`` remembers is a `Mask`, a few dozen bytes, from which the decisions are made
+    again. Gradients keep their dtype. Elements are selected, not multiplied: a dropped NaN
+    leaves +0.0.
+
+    A list gets one mask: the same decisions that its arrays get when they are concatenated, alone
+    or as a Ragged. They must be of one dtype; what comes back are views of one array.
+
+    In prediction, with rate 0 and where ``is_enabled`` is False, the input itself is returned.
+
+    **Compatibility guarantee.** As for `FastdropOps`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastdrop.thinc import Dropout
+    >>> model = Dropout(0.5, rng=0)
+    >>> y, backprop = model(np.ones((2, 4), np.float32), is_train=True)
+    >>> y
+    array([[2., 0., 2., 0.],
+           [2., 0., 2., 2.]], dtype=float32)
+    >>> bool((backprop(np.ones_like(y)) == y).all())
+    True
+    """
+    generator = _as_generator(rng)
+
+    def forward(model: Model[Any, Any], X: Any, is_train: bool) -> tuple[Any, Callable[..., Any]]:
+        p = check_p(model.attrs["dropout_rate"], "dropout_rate")
+        if p == 0.0 or not (model.attrs["is_enabled"] and is_train):
+            return X, _unchanged
+        return _drop(X, p, _source(generator))
+
+    attrs = {"dropout_rate": check_p(rate, "rate"), "is_enabled": True}
+    return Model("dropout", forward, attrs=attrs)
+
+
+def use_fastdrop(rng: Any = None) -> Callable[[Any], Any]:
+    """Return a callback that makes `FastdropOps` the current Ops, for a spaCy training config.
+
+    .. code-block:: ini
+
+        [nlp.before_creation]
+        @callbacks = "fastdrop.use_fastdrop.v1"
+
+    Parameters
+    ----------
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        As in `FastdropOps`.
+
+    Returns
+    -------
+    callable
+        Takes one argument, sets the Ops, and returns the argument.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `FastdropOps`.
+
+    Examples
+    --------
+    >>> from thinc.api import get_current_ops, use_ops
+    >>> from fastdrop.thinc import use_fastdrop
+    >>> with use_ops("cpu"):  # put back at the end
+    ...     nlp = use_fastdrop()("what spaCy makes")
+    ...     get_current_ops().name
+    'fastdrop'
+    """
+    ops = FastdropOps(rng=rng)
+
+    def callback(nlp: Any) -> Any:
+        set_current_ops(ops)
+        return nlp
+
+    return callback
+
+
+def _drop(X: Any, p: float, source: Generator) -> tuple[Any, Callable[..., Any]]:
+    if isinstance(X, Ragged):
+        y, backprop = _drop_array(X.dataXd, p, source)
+        return Ragged(y, X.lengths), lambda dY: Ragged(backprop(dY.dataXd), dY.lengths)
+    if isinstance(X, Padded):
+        y, backprop = _drop_array(X.data, p, source)
+        return _padded(y, X), lambda dY: _padded(backprop(dY.data), dY)
+    if isinstance(X, Sequence):
+        return _drop_list(X, p, source)
+    return _drop_array(X, p, source)
+
+
+def _drop_array(x: Any, p: float, source: Generator) -> tuple[Array, Callable[[Array], Array]]:
+    y, mask = functional.dropout(x, p, rng=source, return_mask=True)
+    return y, mask.backward
+
+
+def _padded(data: Array, like: Any) -> Any:
+    return Padded(data, like.size_at_t, like.lengths, like.indices)
+
+
+def _drop_list(
+    arrays: Sequence[Array], p: float, source: Generator
+) -> tuple[list[Array], Callable[[Sequence[Array]], list[Array]]]:
+    """Drop from all at once, in place where they were joined: a call for each would cost more."""
+    joined = _join(arrays, "x")
+    _, mask = functional.dropout(joined, p, rng=source, out=joined, return_mask=True)
+
+    def backprop(grads: Sequence[Array]) -> list[Array]:
+        joined = _join(grads, "dY")
+        return _split(mask.backward(joined, out=joined), grads)
+
+    return _split(joined, arrays), backprop
+
+
+def _join(arrays: Sequence[Array], name: str) -> Array:
+    """Concatenate the elements of arrays, in C order."""
+    if not arrays:
+        return np.empty(0, np.float32)
+    dtypes = {x.dtype for x in arrays}
+    if len(dtypes) > 1:
+        raise TypeError(
+            f"{name} is a list of arrays of {', '.join(sorted(map(str, dtypes)))}; it must be of "
+            "one dtype: convert them, as in [a.astype(np.float32) for a in arrays]"
+        )
+    return np.concatenate([x.reshape(-1) for x in arrays])
+
+
+def _split(joined: Array, like: Sequence[Array]) -> list[Array]:
+    ends = accumulate((x.size for x in like), initial=0)
+    return [joined[a:b].reshape(x.shape) for (a, b), x in zip(pairwise(ends), like, strict=True)]
+
+
+def _unchanged(dY: Any) -> Any:
+    return dY
+
+
+def _as_generator(rng: Any) -> Generator | None:
+    return rng if rng is None or isinstance(rng, Generator) else Generator(rng)
+
+
+def _source(generator: Generator | None) -> Generator:
+    """Return the generator, or a fresh one by NumPy's global state, which thinc's seeds set."""
+    if generator is not None:
+        return generator
+    return Generator(np.random.Generator(np.random.mtrand.get_bit_generator()))

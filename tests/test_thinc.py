@@ -1,0 +1,314 @@
+"""thinc: its own dropout tests with our Ops and layer, recipes for masks, configs and seeds."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from conftest import bits_of
+
+import fastdrop as fd
+
+thinc = pytest.importorskip("thinc.api", reason="needs: pip install thinc")
+fdt = pytest.importorskip("fastdrop.thinc")
+
+
+@pytest.fixture(autouse=True)
+def _stock_ops():
+    """Put back NumpyOps after each test."""
+    with thinc.use_ops("cpu"):
+        yield
+
+
+def normal(shape, dtype=np.float32):
+    return np.random.default_rng(0).standard_normal(shape).astype(dtype)
+
+
+def arrays():
+    """A list of arrays, with an empty one, one that is not contiguous and one of another shape."""
+    return [normal((5, 6)), normal((0, 6)), normal((6, 7)).T, normal((4, 3, 2))]
+
+
+# ---- thinc's own tests ---------------------------------------------------------------------------
+
+ops_tests = pytest.importorskip("thinc.tests.backends.test_ops")
+layer_tests = pytest.importorskip("thinc.tests.layers.test_layers_api")
+model_tests = pytest.importorskip("thinc.tests.model.test_model")
+
+
+@pytest.mark.parametrize("name", ["test_get_dropout_empty", "test_get_dropout_not_empty"])
+@pytest.mark.parametrize("rng", [None, 0])
+def test_of_thinc_on_ops(name, rng):
+    getattr(ops_tests, name)(fdt.FastdropOps(rng=rng))
+
+
+def test_of_thinc_on_the_methods_of_ops():
+    ops_tests.test_ops_consistency(fdt.FastdropOps)
+
+
+@pytest.mark.parametrize("data", ["array2d", "ragged", "padded", "list"])
+def test_of_thinc_on_the_layer(monkeypatch, data):
+    monkeypatch.setattr(layer_tests, "Dropout", fdt.Dropout)
+    array = layer_tests.array2d
+    layer_tests.test_dropout([array, array] if data == "list" else getattr(layer_tests, data))
+
+
+def test_of_thinc_on_the_rate(monkeypatch):
+    monkeypatch.setattr(model_tests, "Dropout", fdt.Dropout)
+    model_tests.test_set_dropout()
+
+
+# ---- Ops -----------------------------------------------------------------------------------------
+
+
+def test_thinc_finds_the_ops_by_name():
+    ops = thinc.get_ops("fastdrop", rng=3)
+    assert type(ops) is fdt.FastdropOps
+    assert ops.rng.seed == 3
+    assert thinc.get_ops("cpu").name == "numpy"  # what nobody asked for does not change
+    config = thinc.Config().from_str('[ops]\n@ops = "FastdropOps"\nrng = 7')
+    assert thinc.registry.resolve(config)["ops"].rng.seed == 7
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("shape", [(200, 300), (7,), 5, (0, 3), ()])
+def test_masks_are_scales_and_zeros(p, shape):
+    gen = fd.Generator(5)
+    ops = fdt.FastdropOps(rng=gen)
+    for _ in range(2):
+        want = fd.Generator(5, position=gen.position).mask(shape, p).apply(np.ones(shape, "f4"))
+        mask = ops.get_dropout_mask(shape, p)
+        assert mask.dtype == np.float32
+        np.testing.assert_array_equal(bits_of(mask), bits_of(want))
+    assert gen.position == 2
+
+
+@pytest.mark.parametrize("drop", [None, 0, 0.0])
+def test_without_dropout_no_position_is_used(drop):
+    ops = fdt.FastdropOps(rng=5)
+    before = np.random.get_state()[2]  # noqa: NPY002
+    assert (ops.get_dropout_mask((3, 4), drop) == 1).all()
+    assert (fdt.FastdropOps().get_dropout_mask((3, 4), drop) == 1).all()
+    assert ops.rng.position == 0
+    assert np.random.get_state()[2] == before  # noqa: NPY002
+
+
+@pytest.mark.parametrize("drop", [-0.1, 1.5, np.nan])
+def test_no_probability(drop):
+    with pytest.raises(ValueError, match=r"^drop=.* is not a probability"):
+        fdt.FastdropOps().get_dropout_mask((3, 4), drop)
+    with pytest.raises(ValueError, match=r"^rate=.* is not a probability"):
+        fdt.Dropout(drop)
+    model = thinc.set_dropout_rate(fdt.Dropout(), drop)
+    with pytest.raises(ValueError, match=r"^dropout_rate=.* is not a probability"):
+        model(normal(3), is_train=True)
+
+
+def test_rng_of_an_unknown_kind():
+    for make in (fdt.FastdropOps, fdt.Dropout, fdt.use_fastdrop):
+        with pytest.raises(TypeError, match=r"must be a fastdrop\.Generator, an int"):
+            make(rng="5")
+
+
+def test_the_seed_of_thinc_is_ours_too():
+    model, ops = fdt.Dropout(0.5), fdt.FastdropOps()
+
+    def draw():
+        return [ops.get_dropout_mask(99, 0.5) for _ in range(2)] + [model(normal(99), True)[0]]
+
+    thinc.fix_random_seed(3)
+    first = draw()
+    thinc.fix_random_seed(3)
+    again = draw()
+    other = draw()
+    for a, b, c in zip(first, again, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert (a != c).any()
+    assert (first[0] != first[1]).any()
+
+
+def test_layers_of_thinc_use_the_ops():
+    with thinc.use_ops("fastdrop", rng=5):
+        model = thinc.chain(thinc.Relu(50, dropout=0.5), thinc.Dropout(0.25))
+    x = normal((20, 10))
+    model.initialize(x)
+    y, backprop = model(x, is_train=True)
+    relu, gen = model.predict(x), fd.Generator(5)
+    masks = [gen.mask((20, 50), p) for p in (0.5, 0.25)]
+    np.testing.assert_allclose(y, masks[1].apply(masks[0].apply(relu)), rtol=1e-6)
+    assert gen.position == model.ops.rng.position
+    assert backprop(y).shape == x.shape
+
+
+def test_the_callback_for_spacy():
+    nlp = object()
+    assert fdt.use_fastdrop(rng=3)(nlp) is nlp
+    assert thinc.get_current_ops().rng.seed == 3
+
+
+# ---- the layer -----------------------------------------------------------------------------------
+
+
+def same(y, want):
+    assert y.dtype == want.dtype
+    np.testing.assert_array_equal(bits_of(y), bits_of(want))
+
+
+def test_an_array(dtype):
+    x = normal((40, 70), dtype)
+    x[::3] = np.nan
+    want, mask = fd.dropout(x, 0.3, rng=5, return_mask=True)
+    y, backprop = fdt.Dropout(0.3, rng=5)(x, is_train=True)
+    same(y, want)
+    assert (bits_of(y)[~mask.keep()] == 0).all()
+    for _ in range(2):
+        same(backprop(x), mask.backward(x))
+
+
+def test_ragged():
+    x, lengths = normal((40, 70)), np.array([10, 0, 30], np.int32)
+    want, mask = fd.dropout(x, 0.3, rng=5, return_mask=True)
+    y, backprop = fdt.Dropout(0.3, rng=5)(thinc.Ragged(x, lengths), is_train=True)
+    dx = backprop(thinc.Ragged(x, lengths))
+    for ragged, data in ((y, want), (dx, mask.backward(x))):
+        assert type(ragged) is thinc.Ragged
+        same(ragged.data, data)
+        np.testing.assert_array_equal(ragged.lengths, lengths)
+
+
+def test_padded():
+    rows = [normal((n, 6)) for n in (3, 7, 1)]
+    padded = thinc.get_current_ops().list2padded(rows)
+    want, mask = fd.dropout(padded.data, 0.3, rng=5, return_mask=True)
+    y, backprop = fdt.Dropout(0.3, rng=5)(padded, is_train=True)
+    for result, data in ((y, want), (backprop(padded), mask.backward(padded.data))):
+        assert type(result) is thinc.Padded
+        same(result.data, data)
+        for name in ("size_at_t", "lengths", "indices"):
+            assert getattr(result, name) is getattr(padded, name)
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_lists_get_the_decisions_of_their_concatenation(kind):
+    xs = kind(arrays())
+    joined = np.concatenate([x.ravel() for x in xs])
+    want, mask = fd.dropout(joined, 0.3, rng=5, return_mask=True)
+    ys, backprop = fdt.Dropout(0.3, rng=5)(xs, is_train=True)
+    for results, data in ((ys, want), (backprop(xs), mask.backward(joined))):
+        assert type(results) is list
+        assert [r.shape for r in results] == [x.shape for x in xs]
+        same(np.concatenate([r.ravel() for r in results]), data)
+    np.testing.assert_array_equal(joined, np.concatenate([x.ravel() for x in xs]))  # unwritten
+
+
+def test_one_rate_and_seed_drop_the_same_however_they_are_batched():
+    rows = [normal((n, 6)) for n in (3, 7, 1)]
+    joined = np.concatenate(rows)
+    ragged = thinc.Ragged(joined, np.array([3, 7, 1], np.int32))
+    ys, y, yr = (fdt.Dropout(0.3, rng=5)(x, is_train=True)[0] for x in (rows, joined, ragged))
+    same(np.concatenate(ys), y)
+    same(yr.data, y)
+
+
+def test_an_empty_list():
+    ys, backprop = fdt.Dropout(0.3, rng=5)([], is_train=True)
+    assert ys == []
+    assert backprop([]) == []
+
+
+def test_what_a_list_may_not_be():
+    model = fdt.Dropout(0.3)
+    with pytest.raises(TypeError, match=r"^x is a list of arrays of float32, float64; .*astype"):
+        model([normal(3), normal(3, np.float64)], is_train=True)
+    with pytest.raises(TypeError, match=r"^x has dtype int64"):
+        model([np.arange(3)], is_train=True)
+    _, backprop = model([normal(3), normal(4)], is_train=True)
+    with pytest.raises(ValueError, match=r"^grad has shape \(6,\); the mask is for \(7,\)"):
+        backprop([normal(3), normal(3)])
+
+
+@pytest.mark.parametrize("kind", ["array", "list"])
+def test_nothing_of_the_size_of_a_mask_is_kept(kind):
+    x = normal((1024, 1024))
+    model = fdt.Dropout(0.1, rng=5)
+    x = [x, x] if kind == "list" else x
+    model(x, is_train=True)  # what is imported or cached, once
+    tracemalloc.start()
+    try:
+        y, backprop = model(x, is_train=True)
+        with_result = tracemalloc.get_traced_memory()[0]
+        del y
+        alone = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert with_result > 2**22
+    assert alone < 5000
+    assert backprop is not None
+
+
+def test_prediction_rate_0_and_switched_off_return_the_input():
+    gen = fd.Generator(5)
+    off = fdt.Dropout(0.5, rng=gen)
+    off.attrs["is_enabled"] = False
+    for model, is_train in (
+        (fdt.Dropout(0.5, rng=gen), False),
+        (fdt.Dropout(rng=gen), True),
+        (off, True),
+    ):
+        for x in (normal(9), arrays(), thinc.Ragged(normal((3, 2)), np.array([3], "i4"))):
+            y, backprop = model(x, is_train)
+            assert y is x
+            assert backprop(y) is y
+    assert gen.position == 0
+
+
+def test_the_model_is_one_of_thinc():
+    model = thinc.chain(fdt.Dropout(0.5, rng=5), thinc.Linear(3), fdt.Dropout(0.1))
+    thinc.set_dropout_rate(model, 0.2)
+    assert [node.attrs["dropout_rate"] for node in model.walk() if node.name == "dropout"] == [
+        0.2,
+        0.2,
+    ]
+    model.initialize(normal((4, 6)), normal((4, 3)))
+    other = thinc.chain(fdt.Dropout(), thinc.Linear(3), fdt.Dropout()).from_bytes(model.to_bytes())
+    assert other.layers[0].attrs == {"dropout_rate": 0.2, "is_enabled": True}
+    copy = model.copy()
+    thinc.set_dropout_rate(copy, 0.9)
+    assert model.layers[0].attrs["dropout_rate"] == 0.2
+    assert copy(normal((4, 6)), is_train=True)[0].shape == (4, 3)
+
+
+def test_a_config_names_the_layer():
+    config = thinc.Config().from_str('[m]\n@layers = "fastdrop.Dropout.v1"\nrate = 0.25\nrng = 5')
+    model = thinc.registry.resolve(config)["m"]
+    assert model.attrs["dropout_rate"] == 0.25
+    same(model(normal(99), is_train=True)[0], fd.dropout(normal(99), 0.25, rng=5))
+
+
+def test_gradients_are_those_of_finite_differences():
+    gen = fd.Generator(5)
+    with thinc.use_ops("cpu", use_blis=False):  # BLIS may want float32
+        model = thinc.chain(thinc.Linear(7), fdt.Dropout(0.4, rng=gen), thinc.Linear(2))
+    x = normal((5, 6), np.float64)
+    model.initialize(normal((5, 6)), normal((5, 2)))
+    for node in model.walk():  # in double, or the differences drown
+        for name in node.param_names:
+            node.set_param(name, normal(node.get_param(name).shape, np.float64))
+    state = gen.state
+
+    def loss():
+        gen.state = state
+        return model(x, is_train=True)[0].sum()
+
+    gen.state = state
+    y, backprop = model(x, is_train=True)
+    gradient = backprop(np.ones_like(y))
+    differences = np.empty_like(x)
+    for index in np.ndindex(x.shape):
+        before = x[index]
+        x[index] = before + 1e-6
+        above = loss()
+        x[index] = before - 1e-6
+        differences[index] = (above - loss()) / 2e-6
+        x[index] = before
+    assert np.any(gradient)
+    np.testing.assert_allclose(gradient, differences, rtol=1e-5, atol=1e-7)
