@@ -8,9 +8,8 @@ seed, not the mask.
 Two ways lead to the kernels. Plain tensors in eager mode go straight to them, through an
 `autograd.Function`. Whatever PyTorch must be able to see (`torch.compile`, `torch.export`, fake
 tensors, `torch.func`, dispatch modes) goes through the operator ``fastdrop::drop``, a pure function
-of a tensor and a seed, which may be run again at will. The seed is drawn before it by
-``aten::randint``, which the compiler's passes know as random: two draws of an operator of our own
-would be merged into one as equal expressions, whatever its tags, and two layers would drop alike.
+of a tensor and a seed, which may be run again at will. The seed is drawn before it, by ``randint``
+as in eager mode.
 """
 
 from __future__ import annotations
@@ -20,9 +19,12 @@ import warnings
 from typing import Any, NamedTuple
 
 import torch
+import torch.fx
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
 from torch.overrides import handle_torch_function, has_torch_function_unary
+from torch.utils.checkpoint import CheckpointPolicy
 
 from fastdrop import _core, parallel
 from fastdrop.arrays import Array
@@ -65,12 +67,24 @@ class _Recipe(NamedTuple):
 
     seed: int
     p: float
-    values: tuple[float, ...]  # scale alone, or scale, shift and fill: as the kernels take them
+    kind: str  # "plain", "alpha", or "alpha gradient"
     shared: int  # how many of the last axes share one decision
 
-    def linear(self) -> _Recipe:
-        """Return the derivative: the same decisions, without shift and fill."""
-        return self if len(self.values) == 1 else self._replace(values=self.values[:1])
+    def derivative(self) -> _Recipe:
+        """Return the linear map that has the same decisions."""
+        return self._replace(kind=_DERIVATIVES.get(self.kind, self.kind))
+
+
+_DERIVATIVES = {"alpha": "alpha gradient"}  # the others are linear
+
+
+@functools.lru_cache(maxsize=256)
+def _values(p: float, kind: str) -> tuple[float, ...]:
+    """Return scale alone, or scale, shift and fill: as the kernels take them."""
+    if kind == "plain":
+        return (scale_of(p),)
+    values = alpha_values(p)
+    return values if kind == "alpha" else values[:1]
 
 
 # ---- functions -----------------------------------------------------------------------------------
@@ -160,7 +174,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = Fa
         p = check_p(p)
     if not training:
         return x
-    return _drop(x, p, None, 0, inplace)
+    return _drop(x, p, "plain", 0, inplace)
 
 
 def alpha_dropout(
@@ -210,7 +224,7 @@ def alpha_dropout(
     p = check_p(p)
     if not training:
         return x
-    return _drop(x, p, alpha_values(p), 0, inplace)
+    return _drop(x, p, "alpha", 0, inplace)
 
 
 def feature_alpha_dropout(
@@ -258,10 +272,10 @@ def feature_alpha_dropout(
     if has_torch_function_unary(x):
         return _overridden(feature_alpha_dropout, x, p, training, inplace)
     p = check_p(p)
-    shared = _after_channels("feature_alpha_dropout", _axes(x))
-    if not training:
+    axes = _axes(x)
+    if not training or p == 0.0:
         return x
-    return _drop(x, p, alpha_values(p), shared, inplace)
+    return _drop(x, p, "alpha", _after_channels("feature_alpha_dropout", axes), inplace)
 
 
 def dropout1d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -317,7 +331,7 @@ def dropout1d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
         )
     if not training:
         return x
-    return _drop(x, p, None, 1, inplace)
+    return _drop(x, p, "plain", 1, inplace)
 
 
 def dropout2d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -373,19 +387,16 @@ def dropout2d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
     p = check_p(p)
     axes = _axes(x)
     if axes == 3:
-        warnings.warn(
+        _warn(
             f"dropout2d: x of shape {tuple(x.shape)} is taken as a batch (N, C, L), assuming that "
             "channel-wise 1D dropout behavior is desired; give x[None] for one image, or use "
-            "dropout1d",
-            UserWarning,
-            stacklevel=2,
+            "dropout1d"
         )
     elif axes != 4:
         _warn_of_axes("dropout2d", axes)
-    shared = _after_channels("dropout2d", axes)
-    if not training:
+    if not training or p == 0.0:
         return x
-    return _drop(x, p, None, shared, inplace)
+    return _drop(x, p, "plain", _after_channels("dropout2d", axes), inplace)
 
 
 def dropout3d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -441,10 +452,10 @@ def dropout3d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
     axes = _axes(x)
     if axes not in (4, 5):
         _warn_of_axes("dropout3d", axes)
-    shared = 3 if axes == 4 else _after_channels("dropout3d", axes)
-    if not training:
+    if not training or p == 0.0:
         return x
-    return _drop(x, p, None, shared, inplace)
+    shared = 3 if axes == 4 else _after_channels("dropout3d", axes)
+    return _drop(x, p, "plain", shared, inplace)
 
 
 def _overridden(function: Any, x: Tensor, p: float, training: bool, inplace: bool) -> Tensor:
@@ -466,15 +477,26 @@ def _after_channels(name: str, axes: int) -> int:
 
 
 def _warn_of_axes(name: str, axes: int) -> None:
-    warnings.warn(
+    _warn(
         f"{name}: Received a {axes}-D input to {name}, which PyTorch deprecates; it is taken as "
         "(N, C, ...): use dropout for decisions of each element",
-        UserWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
 
 
+def _warn(message: str, stacklevel: int = 3) -> None:
+    if not torch.compiler.is_compiling():  # there it would break the graph
+        warnings.warn(message, UserWarning, stacklevel)
+
+
 # ---- modules -------------------------------------------------------------------------------------
+
+
+def _forward(module: Any, function: Any, x: Tensor, inplace: bool = False) -> Tensor:
+    if isinstance(x, torch.fx.Proxy):  # a symbolic trace, which knows PyTorch's own as modules
+        path = x.tracer.path_of_module(module)
+        return x.tracer.create_proxy("call_module", path, (x,), {})
+    return function(x, module.p, module.training, inplace)
 
 
 class Dropout(torch.nn.Dropout):
@@ -517,7 +539,7 @@ class Dropout(torch.nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply `dropout`."""
-        return dropout(input, self.p, self.training, self.inplace)
+        return _forward(self, dropout, input, self.inplace)
 
 
 class Dropout1d(torch.nn.Dropout1d):
@@ -552,7 +574,7 @@ class Dropout1d(torch.nn.Dropout1d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply `dropout1d`."""
-        return dropout1d(input, self.p, self.training, self.inplace)
+        return _forward(self, dropout1d, input, self.inplace)
 
 
 class Dropout2d(torch.nn.Dropout2d):
@@ -587,7 +609,7 @@ class Dropout2d(torch.nn.Dropout2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply `dropout2d`."""
-        return dropout2d(input, self.p, self.training, self.inplace)
+        return _forward(self, dropout2d, input, self.inplace)
 
 
 class Dropout3d(torch.nn.Dropout3d):
@@ -622,7 +644,7 @@ class Dropout3d(torch.nn.Dropout3d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply `dropout3d`."""
-        return dropout3d(input, self.p, self.training, self.inplace)
+        return _forward(self, dropout3d, input, self.inplace)
 
 
 class AlphaDropout(torch.nn.AlphaDropout):
@@ -633,7 +655,7 @@ class AlphaDropout(torch.nn.AlphaDropout):
     p : float, optional
         Probability of **dropping**, in ``[0, 1]``. May be set at any time.
     inplace : bool, optional
-        Whether to write results into the inputs.
+        Ignored, as PyTorch's module ignores it; the function works in place.
 
     Raises
     ------
@@ -646,8 +668,6 @@ class AlphaDropout(torch.nn.AlphaDropout):
 
     Notes
     -----
-    ``inplace=True`` works in place; PyTorch's module takes it and ignores it.
-
     **Compatibility guarantee.** As for `dropout`.
 
     Examples
@@ -659,7 +679,7 @@ class AlphaDropout(torch.nn.AlphaDropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply `alpha_dropout`."""
-        return alpha_dropout(input, self.p, self.training, self.inplace)
+        return _forward(self, alpha_dropout, input)
 
 
 class FeatureAlphaDropout(torch.nn.FeatureAlphaDropout):
@@ -670,7 +690,7 @@ class FeatureAlphaDropout(torch.nn.FeatureAlphaDropout):
     p : float, optional
         Probability of **dropping**, in ``[0, 1]``. May be set at any time.
     inplace : bool, optional
-        Whether to write results into the inputs.
+        Ignored, as PyTorch's module ignores it; the function works in place.
 
     Raises
     ------
@@ -683,8 +703,6 @@ class FeatureAlphaDropout(torch.nn.FeatureAlphaDropout):
 
     Notes
     -----
-    ``inplace=True`` works in place; PyTorch's module takes it and ignores it.
-
     **Compatibility guarantee.** As for `dropout`.
 
     Examples
@@ -696,7 +714,7 @@ class FeatureAlphaDropout(torch.nn.FeatureAlphaDropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply `feature_alpha_dropout`."""
-        return feature_alpha_dropout(input, self.p, self.training, self.inplace)
+        return _forward(self, feature_alpha_dropout, input)
 
 
 _SUCCESSORS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
@@ -758,29 +776,38 @@ def replace(model: torch.nn.Module) -> int:
 # ---- which way to go -----------------------------------------------------------------------------
 
 
-def _drop(
-    x: Tensor, p: float, values: tuple[float, ...] | None, shared: int, inplace: bool
-) -> Tensor:
+def _drop(x: Tensor, p: float, kind: str, shared: int, inplace: bool) -> Tensor:
     """Drop in training: check x, draw a seed, apply."""
+    if not isinstance(x, Tensor):
+        raise _refusal(x)
+    if p == 0.0:
+        return x
     if (
-        not isinstance(x, Tensor)
-        or x.dtype not in _KERNELS
+        x.dtype not in _KERNELS
         or x.layout is not torch.strided
         or x.is_nested
         or not (x.is_cpu or x.is_meta)
     ):
         raise _refusal(x)
-    if p == 0.0 or x.numel() == 0:
-        return x
     if torch.compiler.is_compiling() or _is_watched(x):
-        seed = torch.randint(_LOWEST, _HIGHEST, (), device=_CPU)
-        y = _operator(x, seed, p, list(values) if values else [scale_of(p)], shared)
+        y = _operator(x, _draw(), p, kind, shared)
         return x.copy_(y) if inplace else y
+    if x.numel() == 0:
+        return x
     if inplace:
         _check_inplace(x)
-    seed = torch.randint(_LOWEST, _HIGHEST, (), device=_CPU)
-    recipe = _Recipe(_bits(seed), p, values or rate_of(p)[1:], shared)
+    recipe = _Recipe(_bits(_draw()), p, kind, shared)
     return _apply_inplace(x, recipe) if inplace else _apply(x, recipe)
+
+
+def _draw() -> Tensor:
+    if torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
+        return torch.ops.fastdrop.seed()
+    return _randint()
+
+
+def _randint() -> Tensor:
+    return torch.randint(_LOWEST, _HIGHEST, (), device=_CPU)
 
 
 def _bits(seed: Tensor) -> int:
@@ -807,9 +834,9 @@ def _is_recorded(x: Tensor) -> bool:
 def _apply(x: Tensor, recipe: _Recipe) -> Tensor:
     """Apply a recipe to x, to be differentiated."""
     if _is_watched(x) or torch.compiler.is_compiling():  # in a backward that is itself traced
-        seed, p, values, shared = recipe
+        seed, *rest = recipe
         signed = seed - (seed >> 63 << 64)
-        return _operator(x, torch.tensor(signed, device=_CPU), p, list(values), shared)
+        return _operator(x, torch.tensor(signed, device=_CPU), *rest)
     if _is_recorded(x):
         return _recorded(x, recipe, False)
     y = torch.empty_like(x)
@@ -846,11 +873,11 @@ class _Drop(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return _apply(grad, ctx.recipe.linear()), None, None
+        return _apply(grad, ctx.recipe.derivative()), None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
-        return _apply(tangent, ctx.recipe.linear())
+        return _apply(tangent, ctx.recipe.derivative())
 
 
 # Function.apply is Python around this, and takes as long again. It looks for torch.func, which does
@@ -939,6 +966,8 @@ def _fill(y: Tensor, x: Tensor, recipe: _Recipe) -> None:
     in_place = y is x
     if x.requires_grad:
         x = x.detach()
+    if x._is_zerotensor():  # which has no memory
+        x = x.clone()
     if in_place:
         y = x
     walk = _walk(x.shape, x.stride(), recipe.shared)
@@ -963,7 +992,8 @@ def _run(y: Tensor, x: Tensor, walk: Walk, recipe: _Recipe) -> bool:
     if x.is_neg():  # a view that says that the numbers in memory are to be negated
         return False
     order, window = walk
-    seed, p, values, _ = recipe
+    seed, p, kind, _ = recipe
+    values = _values(p, kind)
     a = _as_array(x, order)
     b = a if y is x else _as_array(y, order)
     threshold = rate_of(p)[0]
@@ -992,71 +1022,112 @@ def _as_array(x: Tensor, order: tuple[int, ...] | None) -> Array:
 
 torch.library.define(
     "fastdrop::drop",
-    "(Tensor x, Tensor seed, float p, float[] values, int shared) -> Tensor",
+    "(Tensor x, Tensor seed, float p, str kind, int shared) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides),
 )
 
 
-@torch.library.impl("fastdrop::drop", "cpu")
-def _op(x: Tensor, seed: Tensor, p: float, values: list[float], shared: int) -> Tensor:
+@torch.library.impl("fastdrop::drop", "CPU")
+def _op(x: Tensor, seed: Tensor, p: float, kind: str, shared: int) -> Tensor:
     y = torch.empty_like(x)
     if x.numel():
-        _fill(y, x, _Recipe(_bits(seed), p, tuple(values), shared))
+        _fill(y, x, _Recipe(_bits(seed), p, kind, shared))
     return y
 
 
 @torch.library.register_fake("fastdrop::drop")
-def _op_fake(x: Tensor, seed: Tensor, p: float, values: list[float], shared: int) -> Tensor:
+def _op_fake(x: Tensor, seed: Tensor, p: float, kind: str, shared: int) -> Tensor:
     return torch.empty_like(x)
 
 
-def _op_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, seed, *ctx.rest = inputs
-    ctx.save_for_backward(seed)
-
-
-def _op_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    (seed,) = ctx.saved_tensors
-    p, values, shared = ctx.rest
-    dx = torch.ops.fastdrop.drop(grad, seed, p, values[:1], shared)
-    return dx, None, None, None, None
-
-
-torch.library.register_autograd("fastdrop::drop", _op_backward, setup_context=_op_setup)
-
-
-class _Transformed(torch.autograd.Function):
-    """The operator once more, for torch.func and forward mode, which ask for it in this form."""
+class _Op(torch.autograd.Function):
+    """The operator's derivatives. torch.library.register_autograd knows no forward mode."""
 
     @staticmethod
-    def forward(x: Tensor, seed: Tensor, p: float, values: list[float], shared: int) -> Tensor:
-        return torch.ops.fastdrop.drop(x, seed, p, values, shared)
+    def forward(ctx: Any, x: Tensor, *rest: Any) -> Tensor:
+        _Op.keep(ctx, *rest)
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.fastdrop.drop(x, *rest)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _op_setup(ctx, inputs, output)
-        ctx.save_for_forward(inputs[1])
+    def keep(ctx: Any, seed: Tensor, p: float, kind: str, shared: int) -> None:
+        ctx.save_for_backward(seed)
+        ctx.save_for_forward(seed)
+        ctx.rest = p, _DERIVATIVES.get(kind, kind), shared
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return _Transformed.jvp(ctx, grad), None, None, None, None
+        return _Op.jvp(ctx, grad), None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
-        (seed,) = ctx.saved_tensors
-        p, values, shared = ctx.rest
-        return _Transformed.apply(tangent, seed, p, values[:1], shared)
+        return _operator(tangent, *ctx.saved_tensors, *ctx.rest)
+
+
+_with_derivatives = super(torch.autograd.Function, _Op).apply
+
+
+@torch.library.impl("fastdrop::drop", "Autograd")
+def _op_autograd(*args: Any) -> Tensor:
+    return _with_derivatives(*args)
+
+
+class _Transformed(torch.autograd.Function):
+    """The operator once more, for torch.func, which asks for it in this form."""
+
+    @staticmethod
+    def forward(*args: Any) -> Tensor:
+        return torch.ops.fastdrop.drop(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _Op.keep(ctx, *inputs[1:])
+
+    backward = _Op.backward
+    jvp = _Op.jvp
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, x: Tensor, seed: Tensor, *rest: Any) -> tuple[Tensor, int]:
         n = info.batch_size
+        if n == 0:
+            return torch.empty_like(x), in_dims[0] or 0
         xs = [x] * n if in_dims[0] is None else x.unbind(in_dims[0])
         seeds = [seed] * n if in_dims[1] is None else seed.unbind(in_dims[1])
         pairs = zip(xs, seeds, strict=True)
         return torch.stack([_Transformed.apply(a, b, *rest) for a, b in pairs]), 0
 
 
-def _operator(x: Tensor, seed: Tensor, p: float, values: list[float], shared: int) -> Tensor:
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        return _Transformed.apply(x, seed, p, values, shared)
-    return torch.ops.fastdrop.drop(x, seed, p, values, shared)
+def _operator(x: Tensor, seed: Tensor, p: float, kind: str, shared: int) -> Tensor:
+    if torch._C._are_functorch_transforms_active():
+        return _Transformed.apply(x, seed, p, kind, shared)
+    return torch.ops.fastdrop.drop(x, seed, p, kind, shared)
+
+
+# The draw of a seed, for torch.compile. Calls of it are equal expressions to the compiler, whatever
+# its tags, and two layers would drop alike. So a graph gets ``aten::randint`` instead, which is known
+# to be random, and that marked as what backward must not do again.
+
+torch.library.define("fastdrop::seed", "() -> Tensor", tags=torch.Tag.nondeterministic_seeded)
+torch.library.impl("fastdrop::seed", "CompositeExplicitAutograd", _randint)
+
+
+@torch.library.register_fake("fastdrop::seed")
+def _seed_fake() -> Tensor:
+    return torch.empty((), dtype=torch.int64, device=_CPU)
+
+
+@torch.library.register_torch_dispatch("fastdrop::seed", ProxyTorchDispatchMode)
+def _seed_traced(mode: Any, *_: Any) -> Tensor:
+    if torch.is_grad_enabled() and torch._functorch.config.activation_memory_budget == 0:
+        raise RuntimeError(
+            "torch._functorch.config.activation_memory_budget = 0 makes backward draw its random "
+            "numbers again, those of PyTorch's own dropout too, and gradients wrong: give a number "
+            "above 0, such as 0.01"
+        )
+    before = torch.fx.traceback.current_meta
+    torch.fx.traceback.current_meta = before | {"recompute": CheckpointPolicy.MUST_SAVE}
+    try:
+        with mode, torch.fx.traceback.preserve_node_meta():
+            return _randint()
+    finally:
+        torch.fx.traceback.current_meta = before

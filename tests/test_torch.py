@@ -82,7 +82,7 @@ def seeded(f, *args, seed=1, **options):
 def bits(x):
     """Bit patterns: equality that tells +0 from -0."""
     kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
-    return x.detach().contiguous().view(kind)
+    return x.detach().contiguous().resolve_neg().view(kind)
 
 
 def same_bits(a, b):
@@ -167,6 +167,7 @@ def odd_tensors():
     buffer = bytearray(4 * 50 + 1)
     misaligned = torch.frombuffer(buffer, dtype=torch.float32, offset=1, count=50)
     yield "misaligned", misaligned.copy_(torch.randn(50))
+    yield "negated", torch._neg_view(torch.randn(50))
     complex_ones = torch.complex(torch.randn(50), torch.randn(50))
     yield "negated view", complex_ones.conj().imag
 
@@ -336,7 +337,27 @@ def test_ranks():
     ):
         fdt.dropout2d(torch.ones(3))
     with pytest.raises(RuntimeError, match="feature_alpha_dropout: x has 1 axes"):
-        fdt.feature_alpha_dropout(torch.ones(3))
+        fdt.feature_alpha_dropout(torch.ones(3), training=True)
+
+
+def test_warnings_name_the_caller():
+    for f, shape in ((fdt.dropout2d, (5, 4, 3)), (fdt.dropout2d, (3, 3)), (fdt.dropout3d, (3, 3))):
+        with pytest.warns(UserWarning, match="dropout") as seen:
+            f(torch.ones(shape))
+        assert [w.filename for w in seen] == [__file__]
+
+
+@pytest.mark.filterwarnings("ignore:dropout")
+def test_what_pytorch_passes_through():
+    """Whatever it is, where nothing is to be dropped from it."""
+    for name in ("dropout2d", "dropout3d", "feature_alpha_dropout"):
+        x = torch.ones(3)
+        assert getattr(fdt, name)(x, training=False) is x
+        assert getattr(fdt, name)(x, 0.0, training=True) is x
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
+    for x in (torch.ones(3, dtype=torch.int64), nested):
+        assert fdt.dropout(x, 0.0) is x
+        assert stock.dropout(x, 0.0) is not None
 
 
 def test_empty(function):
@@ -408,6 +429,12 @@ def test_a_gradient_with_holes():
     assert same_bits(grad, expected)
 
 
+def test_a_gradient_of_zeros_without_memory():
+    x = torch.randn(4, requires_grad=True)
+    (grad,) = torch.autograd.grad(fdt.dropout(x), x, torch._efficientzerotensor(4))
+    assert same_bits(grad, torch.zeros(4))
+
+
 def test_torch_func(function):
     x = torch.randn(shape_for(function), dtype=torch.float64)
 
@@ -440,13 +467,41 @@ def test_vmap_has_pytorchs_randomness():
         assert len({tuple(row.tolist()) for row in different}) == 5
     one = torch.func.vmap(lambda _: fdt.dropout(torch.ones(100)), randomness="different")(x)
     assert len({tuple(row.tolist()) for row in one}) == 5
+    assert torch.func.vmap(fdt.dropout, randomness="different")(x[:0]).shape == (0, 100)
     grads = torch.func.vmap(
         torch.func.grad(lambda x: fdt.dropout(x).sum()), randomness="different"
     )(x)
     assert set(grads.flatten().tolist()) == {0.0, 2.0}
 
 
+def test_forward_mode_of_the_operator():
+    """Called by itself, compiled, and compiled around torch.func, as PyTorch's own dropout."""
+    seed = torch.tensor(1)
+    x = torch.randn(40, dtype=torch.float64, requires_grad=True)
+    for kind in ("plain", "alpha"):
+
+        def f(x, kind=kind):
+            return torch.ops.fastdrop.drop(x, seed, 0.4, kind, 0)
+
+        assert torch.autograd.gradcheck(f, (x,), check_forward_ad=True)
+        assert torch.autograd.gradgradcheck(f, (x,), check_fwd_over_rev=True)
+    g = torch.compile(lambda x: fdt.dropout(x) * 2, backend="aot_eager")
+    with forward_ad.dual_level():
+        y = forward_ad.unpack_dual(g(forward_ad.make_dual(torch.ones(40), torch.ones(40))))
+    assert same_bits(y.primal, y.tangent)
+
+
 # ---- in place ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["AlphaDropout", "FeatureAlphaDropout"])
+def test_alpha_modules_ignore_in_place_as_pytorchs(name):
+    for module in (getattr(nn, name)(0.1, inplace=True), getattr(fdt, name)(0.1, inplace=True)):
+        leaf = torch.randn(5, 4, requires_grad=True)
+        x = leaf.sigmoid()  # keeps its result for backward
+        before = x.detach().clone()
+        module(x).sum().backward()
+        assert same_bits(x, before)
 
 
 def test_in_place_gives_what_a_new_tensor_does(function):
@@ -510,10 +565,11 @@ def test_in_place_without_grad():
 
 
 def test_in_place_in_forward_mode():
-    with forward_ad.dual_level():
-        x = forward_ad.make_dual(torch.ones(50), torch.full((50,), 3.0))
-        y, tangent = forward_ad.unpack_dual(fdt.dropout(x, inplace=True))
-    assert torch.equal(tangent, 3 * y)
+    for target in (lambda x: x, lambda x: x[10:]):
+        with forward_ad.dual_level():
+            x = forward_ad.make_dual(torch.ones(50), torch.full((50,), 3.0))
+            y, tangent = forward_ad.unpack_dual(fdt.dropout(target(x), inplace=True))
+        assert torch.equal(tangent, 3 * y)
 
 
 # ---- random numbers ------------------------------------------------------------------------------
@@ -641,6 +697,34 @@ def test_compiled_layers_drop_differently():
     assert not torch.equal(a, b)
 
 
+@pytest.mark.parametrize(
+    "option",
+    [{"activation_memory_budget": b} for b in (0.7, 0.5, 0.3, 0.01)]
+    + [{"aggressive_recomputation": True}],
+    ids=str,
+)
+def test_backward_draws_no_seed_however_much_it_computes_again(option):
+    from torch._functorch import config
+
+    x = torch.randn(1000, requires_grad=True)
+    with config.patch(option):
+        y = compiled(lambda x: fdt.dropout(x.exp()).exp())(x)
+        torch.rand(3)
+        (grad,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(grad != 0, y != 1)
+
+
+def test_where_pytorch_would_draw_again_it_is_refused():
+    from torch._functorch import config
+
+    x = torch.randn(1000, requires_grad=True)
+    with (
+        config.patch(activation_memory_budget=0.0),
+        pytest.raises(Exception, match=r"activation_memory_budget = 0 .*give a number above 0"),
+    ):
+        compiled(lambda x: fdt.dropout(x.exp()).exp())(x)
+
+
 def test_compiled_checkpoint():
     def block(x):
         return fdt.dropout(x.exp()).exp()
@@ -659,6 +743,30 @@ def test_compiled_in_place_and_with_another_p():
         x = torch.ones(1000)
         assert module(x) is x
         assert float(x.max()) == pytest.approx(1 / (1 - p) if p < 1 else 0.0)
+
+
+@pytest.mark.parametrize("name", ["AlphaDropout", "FeatureAlphaDropout"])
+def test_compiled_alpha_with_another_p(name):
+    module = compiled(getattr(fdt, name)())
+    for p in (0.1, 0.2, 0.3, 0.5, 0.75, 0.0, 1.0):
+        module.p = p
+        x = torch.ones(20, 30)
+        expected = seeded(getattr(fdt, MODULES[name]), x, p, training=True)
+        assert torch.equal(seeded(module, x), expected)
+
+
+def test_compiled_for_data_dependent_shapes():
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        f = compiled(lambda x: fdt.dropout(x[x > 0]))
+        for n in (0, 5):
+            assert f(torch.ones(n)).shape == (n,)
+
+
+@pytest.mark.filterwarnings("error")
+def test_compiled_where_eager_mode_warns():
+    f = compiled(fdt.dropout2d)
+    assert f(torch.ones(2, 3, 4)).shape == (2, 3, 4)
+    assert compiled(fdt.dropout3d)(torch.ones(2, 3, 4)).shape == (2, 3, 4)
 
 
 def test_compiled_for_any_shape():
@@ -686,10 +794,10 @@ def test_inductor():
 def test_the_operator_passes_opcheck():
     seed = torch.tensor(-3)
     for x in (torch.randn(4, 5), torch.randn(5, 4).t(), torch.randn(4, 5, requires_grad=True)):
-        for values in ([2.0], [0.5, 0.25, -1.0]):
+        for kind in ("plain", "alpha", "alpha gradient"):
             for shared in (0, 1):
-                torch.library.opcheck(torch.ops.fastdrop.drop, (x, seed, 0.5, values, shared))
-    assert torch.ops.fastdrop.drop(torch.ones(0), seed, 0.5, [2.0], 0).shape == (0,)
+                torch.library.opcheck(torch.ops.fastdrop.drop, (x, seed, 0.5, kind, shared))
+    assert torch.ops.fastdrop.drop(torch.ones(0), seed, 0.5, "plain", 0).shape == (0,)
 
 
 def test_export_and_symbolic_traces():
@@ -697,10 +805,20 @@ def test_export_and_symbolic_traces():
     program = torch.export.export(model.train(), (torch.ones(2, 3),))
     targets = [str(node.target) for node in program.graph.nodes]
     assert "fastdrop.drop.default" in targets
-    assert "aten.randint.low" in targets
+    assert "fastdrop.seed.default" in targets
     traced = torch.fx.symbolic_trace(model)
     x = torch.ones(2, 3)
     assert same_bits(seeded(model, x), seeded(traced, x))
+    assert torch.equal(traced.eval()(x), model[0](x))  # its mode is not part of the trace
+
+
+@pytest.mark.filterwarnings("ignore:.*:torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_traces_of_torch_jit():
+    x = torch.randn(50)
+    traced = torch.jit.trace(lambda x: fdt.dropout(x) * 2, x, check_trace=False)
+    assert "fastdrop::drop" in str(traced.graph)
+    assert same_bits(seeded(traced, x), 2 * seeded(fdt.dropout, x))
+    assert not torch.equal(traced(x), traced(x))  # the seed is no constant of it
 
 
 def test_backward_in_compiled_autograd():
