@@ -834,9 +834,9 @@ def _is_recorded(x: Tensor) -> bool:
 def _apply(x: Tensor, recipe: _Recipe) -> Tensor:
     """Apply a recipe to x, to be differentiated."""
     if _is_watched(x) or torch.compiler.is_compiling():  # in a backward that is itself traced
-        seed, *rest = recipe
+        seed, p, kind, shared = recipe
         signed = seed - (seed >> 63 << 64)
-        return _operator(x, torch.tensor(signed, device=_CPU), *rest)
+        return _operator(x, torch.tensor(signed, device=_CPU), p, kind, shared)
     if _is_recorded(x):
         return _recorded(x, recipe, False)
     y = torch.empty_like(x)
@@ -1104,8 +1104,8 @@ def _operator(x: Tensor, seed: Tensor, p: float, kind: str, shared: int) -> Tens
 
 
 # The draw of a seed, for torch.compile. Calls of it are equal expressions to the compiler, whatever
-# its tags, and two layers would drop alike. So a graph gets ``aten::randint`` instead, which is known
-# to be random, and that marked as what backward must not do again.
+# its tags, and two layers would drop alike. So a graph gets ``aten::randint`` instead, known to be
+# random, and that marked as what backward must not do again.
 
 torch.library.define("fastdrop::seed", "() -> Tensor", tags=torch.Tag.nondeterministic_seeded)
 torch.library.impl("fastdrop::seed", "CompositeExplicitAutograd", _randint)
