@@ -84,11 +84,11 @@ typedef void fd_gather_fn(uint64_t *strip, const struct fd_runs *runs,
                           struct fd_schedule *schedule);
 
 /*
- * y[j] from x[j], j in [0, n), by given keep words, n <= 2048; affine: as the affine kernels do.
- * bypass only where y is aligned to 64 bytes, and then fence() follows the last call; affine
- * kernels do not.
+ * y[j] from x[j], j in [0, n), by given keep bits from bit i on; affine: as the affine kernels do.
+ * bypass only where the element of each multiple of 64 bits is aligned to 64 bytes, and then
+ * fence() follows the last call; affine kernels do not.
  */
-typedef void fd_given_fn(void *y, const void *x, const uint64_t *keep, size_t n,
+typedef void fd_given_fn(void *y, const void *x, const uint64_t *keep, unsigned i, unsigned n,
                          const fd_values *values, int affine, int bypass);
 
 /* The kernels of one ISA. */

@@ -221,15 +221,15 @@ static void FD_FN(fd_bias_grad)(void *y, const void *x, uint64_t first, size_t n
         FD_FN(fd_apply)(y, x, first, n, stream, &values, fused, FD_BIAS_GRAD, 0);
 }
 
-static void FD_FN(fd_given)(void *y, const void *x, const uint64_t *keep, size_t n,
+static void FD_FN(fd_given)(void *y, const void *x, const uint64_t *keep, unsigned i, unsigned n,
                             const fd_values *values, int affine, int bypass) {
     const FD_FN(fd_call) call = FD_FN(fd_call_init)(y, x, values, NULL);
     if (affine)
-        FD_FN(fd_steps)(&call, 0, keep, 0, (unsigned)n, FD_AFFINE, 0);
+        FD_FN(fd_steps)(&call, 0, keep, i, n, FD_AFFINE, 0);
     else if (bypass)
-        FD_FN(fd_steps)(&call, 0, keep, 0, (unsigned)n, FD_PLAIN, 1);
+        FD_FN(fd_steps)(&call, 0, keep, i, n, FD_PLAIN, 1);
     else
-        FD_FN(fd_steps)(&call, 0, keep, 0, (unsigned)n, FD_PLAIN, 0);
+        FD_FN(fd_steps)(&call, 0, keep, i, n, FD_PLAIN, 0);
 }
 
 #undef FD_ALIGNED_FROM

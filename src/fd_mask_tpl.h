@@ -186,25 +186,33 @@ static void FD_CAT(fd_bits, FD_ISA)(uint8_t *out, uint64_t begin, uint64_t first
 /* Keep bits of short runs: see fd_runs. */
 static void FD_CAT(fd_gather, FD_ISA)(uint64_t *strip, const fd_runs *runs, fd_schedule *s) {
     fd_tile tile;
-    uint64_t keep[FD_TILE_WORDS + 1];
+    uint64_t keep[FD_TILE_WORDS + 2];
     memset(keep, 0, sizeof keep);
-    fd_tile_list(&tile, s, runs->block, runs->n_blocks);
+    fd_tile_list(&tile, s, runs);
     fd_tile_bits(keep, &tile, s, 0, runs->n_blocks * FD_BLOCK);
+    unsigned to = runs->to;
+    uint64_t word = strip[to / 64]; /* of the strip, being filled */
     for (const fd_run *r = runs->run; r < runs->run + runs->n_runs; r++) {
-        unsigned to = r->to, from = r->from;
-        uint64_t w = 0 - (keep[from / 64] >> (from % 64) & 1);
-        /* 64 bits each time, for a branch on how many there are would be mispredicted: what is too
-         * much is overwritten by the run that follows */
-        for (int n = r->n; n > 0; from += 64, to += 64, n -= 64) {
-            if (!runs->shared) {
-                w = keep[from / 64] >> (from % 64);
-                w |= keep[from / 64 + 1] << 1 << (63 - from % 64);
-            }
-            const uint64_t below = (1ull << (to % 64)) - 1;
-            strip[to / 64] = (strip[to / 64] & below) | w << (to % 64);
-            strip[to / 64 + 1] = w >> 1 >> (63 - to % 64);
+        unsigned from = r->from, n = r->n, at = to % 64;
+        const uint64_t one = 0 - (keep[from / 64] >> (from % 64) & 1);
+        const uint64_t w = runs->shared ? one : fd_word_at(keep, from);
+        word = (word & ((1ull << at) - 1)) | w << at;
+        strip[to / 64] = word;
+        if (n < 64) {
+            /* no branch on whether they fill the word, for it would be mispredicted */
+            const uint64_t full = 0 - (uint64_t)((at + n) / 64);
+            word = (word & ~full) | (w >> 1 >> (63 - at) & full);
+        } else {
+            uint64_t *rest = strip + to / 64 + 1;
+            const unsigned words = (at + n) / 64 - 1;
+            from += 64 - at;
+            for (unsigned i = 0; i < words; i++)
+                rest[i] = runs->shared ? one : fd_word_at(keep + i, from);
+            word = runs->shared ? one : fd_word_at(keep + words, from);
         }
+        to += n;
     }
+    strip[to / 64] = word;
 }
 
 static void FD_CAT(fd_fence, FD_ISA)(void) { fence(); }

@@ -115,7 +115,7 @@ FD_INLINE int fd_schedule_bit(const fd_schedule *s, int plane) {
  */
 typedef struct {
     int in_order;                       /* whether each block follows the one before it: then */
-    uint32_t block[FD_TILE_BLOCKS + 1]; /* only the first is here. b mod 2^32; the 17th is 0 */
+    uint32_t block[FD_TILE_BLOCKS + 1]; /* only the first is here. b mod 2^32; the 17th is any */
     uint32_t tail_high;                 /* high block word of the tails */
     uint64_t tied[FD_TILE_WORDS];       /* elements that the planes leave undecided */
 } fd_tile;
@@ -137,27 +137,26 @@ FD_INLINE void fd_tile_range(fd_tile *tile, fd_schedule *s, uint64_t number, uns
 
 /*
  * Runs of up to 16 blocks, in any order, that all have b div 2^27 in common: run r takes n bits from
- * bit `from` of the list of blocks on (of 128 bits each) to bit `to` of a strip; a shared run takes
- * one bit, n times. They come in rising order of `to`, without a gap, and bits after the last are
- * garbage. The strip has a word more than its bits need, and block[] one more than its blocks.
+ * bit `from` of the list of blocks on (of 128 bits each), or one bit n times where runs are shared.
+ * They follow each other in a strip, from bit `to` on; bits after the last are garbage, for which
+ * there is a word more than the strip needs.
  */
 enum { FD_MAX_RUNS = 256 };
 typedef struct {
-    uint16_t to, n, from;
+    uint16_t n, from;
 } fd_run;
 typedef struct fd_runs {
     int shared;
-    unsigned n_blocks, n_runs;
-    uint64_t block[FD_TILE_BLOCKS + 1];
+    unsigned to, n_blocks, n_runs;
+    uint64_t region;                    /* b div 2^27 */
+    uint32_t block[FD_TILE_BLOCKS + 1]; /* b mod 2^32; those after n_blocks are any */
     fd_run run[FD_MAX_RUNS];
 } fd_runs;
 
-FD_INLINE void fd_tile_list(fd_tile *tile, fd_schedule *s, const uint64_t *block, unsigned n) {
-    for (unsigned i = 0; i < FD_TILE_BLOCKS; i++)
-        tile->block[i] = (uint32_t)block[i < n ? i : n - 1];
-    tile->block[FD_TILE_BLOCKS] = 0;
+FD_INLINE void fd_tile_list(fd_tile *tile, fd_schedule *s, const fd_runs *runs) {
+    memcpy(tile->block, runs->block, sizeof tile->block);
     tile->in_order = 0;
-    fd_tile_init(tile, s, block[0]);
+    fd_tile_init(tile, s, runs->region << 27);
     memset(tile->tied, 0, sizeof tile->tied);
 }
 
@@ -173,6 +172,11 @@ FD_INLINE void fd_shift_keep(uint64_t *strip, const uint64_t *keep, unsigned ske
     else
         for (int w = 0; w < FD_TILE_WORDS; w++)
             strip[w] = keep[w + 1] << skew | keep[w] >> (64 - skew);
+}
+
+/* 64 bits from bit i of keep words on. */
+FD_INLINE uint64_t fd_word_at(const uint64_t *keep, unsigned i) {
+    return keep[i / 64] >> (i % 64) | keep[i / 64 + 1] << 1 << (63 - i % 64);
 }
 
 /* Copies n bits of a tile's keep words, from bit lo on, into bits [begin, begin+n) of out. */

@@ -2,9 +2,9 @@
  * Windows of n-dimensional masks and shared axes, over the kernels of any ISA.
  *
  * The array is walked in C order, run by run along its last axis. Long runs of consecutive decisions
- * go to the range kernels. Otherwise the keep bits of a strip of elements are put together first: the
- * blocks that its runs touch are generated up to 16 at a time, in whatever order they come, and each
- * run takes its bits from them, or one bit for all its elements where the axis is shared.
+ * go to the range kernels. Otherwise keep bits are put together first, in a strip of words: the blocks
+ * that runs touch are generated up to 16 at a time, in whatever order they come, and each run takes
+ * its bits from them, or one bit for all its elements where the axis is shared.
  */
 #include "fd_stream.h"
 
@@ -80,52 +80,63 @@ FD_INLINE void advance(cursor *c, uint64_t n) {
     }
 }
 
-static void flush(uint64_t *strip, fd_runs *runs, const fd_kernels *k, fd_schedule *schedule) {
-    if (runs->n_runs) k->gather(strip, runs, schedule);
-    runs->n_blocks = runs->n_runs = 0;
-}
+/* Keep bits on their way from the runs that have them to the elements in their order: bits
+ * [begin, end), of elements that are still to be done. */
+typedef struct {
+    unsigned begin, end;
+    uint64_t keep[STRIP / 64 + 2]; /* a word of space for less than a word that was left, and one */
+} strip;                           /* for the garbage that follows */
 
-/* Keep bits of the next n <= STRIP elements into a strip. */
-static void put_strip(uint64_t *strip, cursor *c, unsigned n, const fd_kernels *k,
-                      fd_schedule *schedule) {
+/* Adds the bits of up to n elements: as many as the next 16 blocks have, or as there is space for. */
+static void add_runs(strip *s, cursor *c, uint64_t n, const fd_kernels *k, fd_schedule *schedule) {
     const int shared = c->w->stride[c->w->ndim - 1] == 0;
     fd_runs runs;
-    runs.shared = shared, runs.n_blocks = runs.n_runs = 0;
+    runs.shared = shared, runs.to = s->end;
+    runs.n_blocks = runs.n_runs = 0;
+    memset(runs.block, 0, sizeof runs.block);
     unsigned slot = 0, slot_blocks = 0; /* where the blocks of the run before are in the list */
     uint64_t slot_block = 0;            /* and the first of them */
-    strip[0] = 0;
-    for (unsigned to = 0, count; to < n; to += count, advance(c, count)) {
+    if (n > STRIP + 64 - s->end) n = STRIP + 64 - s->end;
+    for (unsigned count; n && runs.n_runs < FD_MAX_RUNS; n -= count, advance(c, count)) {
         const uint64_t index = index_at(c), first = index / FD_BLOCK, left = run_left(c);
         const unsigned bit = index % FD_BLOCK;
         unsigned blocks = 1;
-        count = n - to < left ? n - to : (unsigned)left;
-        if (!shared) {
-            if (count > FD_TILE - bit) count = FD_TILE - bit; /* within 16 blocks */
-            blocks = (bit + count + FD_BLOCK - 1) / FD_BLOCK;
-            if ((first ^ (first + blocks - 1)) / REGION) { /* which have b div REGION in common */
-                blocks = (unsigned)(REGION - first % REGION);
-                count = blocks * FD_BLOCK - bit;
-            }
-        }
-        if (runs.n_runs == FD_MAX_RUNS) {
-            flush(strip, &runs, k, schedule);
-            slot_blocks = 0;
-        }
+        count = n < left ? (unsigned)n : (unsigned)left;
+        if (!shared) blocks = (bit + count + FD_BLOCK - 1) / FD_BLOCK;
         /* rows that are equal, and decisions in one block, have their blocks in the list already */
         if (first != slot_block || blocks > slot_blocks) {
-            if (runs.n_blocks + blocks > FD_TILE_BLOCKS ||
-                (runs.n_blocks && (runs.block[0] ^ first) / REGION))
-                flush(strip, &runs, k, schedule);
+            unsigned space = FD_TILE_BLOCKS - runs.n_blocks;
+            if (runs.n_blocks && runs.region != first / REGION) break;
+            runs.region = first / REGION; /* which all of them have in common */
+            if (space > REGION - first % REGION) space = (unsigned)(REGION - first % REGION);
+            if (blocks > space) {
+                if (space == 0) break;
+                blocks = space, count = blocks * FD_BLOCK - bit;
+            }
             slot = runs.n_blocks, slot_block = first, slot_blocks = blocks;
             /* short runs have one block or two: both are written, lest a branch on it mispredict */
-            runs.block[slot] = first, runs.block[slot + 1] = first + 1;
-            for (unsigned b = 2; b < blocks; b++) runs.block[slot + b] = first + b;
+            runs.block[slot] = (uint32_t)first, runs.block[slot + 1] = (uint32_t)first + 1;
+            for (unsigned b = 2; b < blocks; b++) runs.block[slot + b] = (uint32_t)first + b;
             runs.n_blocks += blocks;
         }
-        runs.run[runs.n_runs++] =
-            (fd_run){(uint16_t)to, (uint16_t)count, (uint16_t)(slot * FD_BLOCK + bit)};
+        runs.run[runs.n_runs++] = (fd_run){(uint16_t)count, (uint16_t)(slot * FD_BLOCK + bit)};
+        s->end += count;
     }
-    flush(strip, &runs, k, schedule);
+    k->gather(s->keep, &runs, schedule);
+}
+
+/* Fills a strip with bits of the n elements that are left, and says of how many to do: so many that
+ * whole words are used up, or the last. */
+static unsigned fill(strip *s, cursor *c, uint64_t n, const fd_kernels *k, fd_schedule *schedule) {
+    do add_runs(s, c, n - (s->end - s->begin), k, schedule);
+    while (s->end < 64 && s->end - s->begin < n);
+    return (s->end - s->begin == n ? s->end : s->end / 64 * 64) - s->begin;
+}
+
+static void take(strip *s, unsigned n) {
+    const unsigned word = (s->begin + n) / 64;
+    s->keep[0] = s->keep[word];
+    s->begin = (s->begin + n) % 64, s->end -= 64 * word;
 }
 
 static int has_long_runs(const fd_window *w) {
@@ -158,17 +169,13 @@ static void apply(const fd_kernels *k, fd_dtype dtype, const fd_window *w, char 
     }
     fd_schedule schedule;
     fd_schedule_init(&schedule, stream);
-    /* a first strip as short as makes all others start aligned */
-    uint64_t count = (64 - (uintptr_t)y % 64) % 64 / item;
-    if (count == 0 || count > n) count = n < STRIP ? n : STRIP;
-    int aligned = count == STRIP;
-    while (n) {
-        uint64_t strip[STRIP / 64 + 1];
-        put_strip(strip, &c, (unsigned)count, k, &schedule);
-        k->given[dtype](y, x, strip, (size_t)count, values, affine, bypass && aligned);
-        x += count * item, y += count * item, n -= count;
-        count = n < STRIP ? n : STRIP;
-        aligned = 1;
+    strip s;
+    s.begin = s.end = (unsigned)((uintptr_t)y % 64 / item); /* where y is aligned, words begin */
+    s.keep[0] = 0;
+    for (unsigned count; n; x += count * item, y += count * item, n -= count) {
+        count = fill(&s, &c, n, k, &schedule);
+        k->given[dtype](y, x, s.keep, s.begin, count, values, affine, bypass);
+        take(&s, count);
     }
     if (bypass) k->fence();
 }
@@ -192,12 +199,12 @@ void fd_window_bits(const fd_kernels *k, const fd_window *w, uint8_t *out, uint6
     cursor_init(&c, w, begin);
     fd_schedule schedule;
     fd_schedule_init(&schedule, stream);
-    while (n && !has_long_runs(w)) {
-        uint64_t strip[STRIP / 64 + 1];
-        const unsigned count = n < STRIP ? (unsigned)n : STRIP;
-        put_strip(strip, &c, count, k, &schedule);
-        fd_copy_bits(out, begin, strip, 0, count);
-        begin += count, n -= count;
+    strip s;
+    s.begin = s.end = 0, s.keep[0] = 0;
+    for (unsigned count; n && !has_long_runs(w); begin += count, n -= count) {
+        count = fill(&s, &c, n, k, &schedule);
+        fd_copy_bits(out, begin, s.keep, s.begin, count);
+        take(&s, count);
     }
     while (n) {
         const uint64_t left = run_left(&c), count = n < left ? n : left;

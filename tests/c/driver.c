@@ -421,6 +421,7 @@ typedef struct {
     const fd_window *window;
     size_t begin;
     const uint64_t *words;
+    unsigned bit; /* from which on the words are for x */
 } apply_call;
 
 static _Noreturn void mismatch(const apply_call *c, const char *what) {
@@ -455,7 +456,7 @@ static void check_apply(const apply_call *c) {
         (c->affine ? fd_window_affine : fd_window_plain)(k, d, c->window, y - skip, x - skip,
                                                          c->begin, c->n, &c->stream, &c->values);
     } else if (c->words) {
-        k->given[d](y, x, c->words, c->n, &c->values, c->affine, c->bypass);
+        k->given[d](y, x, c->words, c->bit, (unsigned)c->n, &c->values, c->affine, c->bypass);
         k->fence();
     } else {
         (c->affine ? k->affine : k->plain)[d](y, x, c->first, c->n, &c->stream, &c->values,
@@ -587,14 +588,16 @@ static void parity_of_halves(const fd_kernels *k) {
 
 /* Keep words from elsewhere. */
 static void parity_of_given(const fd_kernels *k) {
-    uint64_t words[32];
+    uint64_t words[33];
     unsigned turn = 0;
     for (int size = 0; size < SIZES && sizes[size] <= 2048; size++)
         for (int kind = 0; kind < 2 * FD_DTYPES; kind++)
             for (int set = 0; set < SETS; set++, turn++) {
                 const int d = kind / 2;
-                for (int w = 0; w < 32; w++) words[w] = random64();
-                for (int i = 0; i < 2048; i++) keep[i] = words[i / 64] >> i % 64 & 1;
+                const unsigned bit = turn % (64 / (unsigned)item[d]);
+                for (int w = 0; w < 33; w++) words[w] = random64();
+                for (unsigned i = bit; i < 33 * 64; i++)
+                    keep[i - bit] = words[i / 64] >> i % 64 & 1;
                 apply_call c = {.kernels = k,
                                 .dtype = (fd_dtype)d,
                                 .affine = kind % 2,
@@ -603,8 +606,9 @@ static void parity_of_given(const fd_kernels *k) {
                                 .keep = keep,
                                 .x = pool[d],
                                 .x_kept = pool_kept[d][kind % 2][set],
-                                .words = words};
-                c.bypass = 1, c.x_shift = turn % SHIFTS; /* y is aligned */
+                                .words = words,
+                                .bit = bit};
+                c.bypass = 1, c.x_shift = turn % SHIFTS, c.y_shift = bit; /* words are aligned */
                 check_apply(&c);
                 c.bypass = 0, c.y_shift = turn / 5 % SHIFTS;
                 check_apply(&c);
