@@ -13,7 +13,7 @@ def set_isa(name: str) -> bool: ...
 def block(seed: int, position: int, tag: int, number: int) -> tuple[int, int, int, int]: ...
 def apply(
     y: _Array,
-    x: _Array,
+    x: _Array | None,
     dtype: str,
     stream: _Stream,
     values: tuple[float, ...],
@@ -23,7 +23,7 @@ def apply(
 ) -> None: ...
 def apply_small(
     y: _Array,
-    x: _Array,
+    x: _Array | None,
     bf16: bool,
     stream: tuple[int, int] | Callable[[], tuple[int, int]],
     drop_threshold: int,

@@ -109,20 +109,20 @@ cdef int run(fd_dtype dtype, const fd_window *w, bint affine, void *y, const voi
 
 
 def apply(y, x, str dtype, tuple stream, tuple values, tuple window, uint64_t begin, uint64_t n):
-    """Elements begin .. begin+n-1 of a window: y = keep ? x * scale : +0, or with three values
-    y = keep ? x * scale + shift : fill. ``stream`` is (seed, position, drop_threshold)."""
+    """Elements begin .. begin+n-1 of a window: y = keep ? x * scale : +0 (x None: 1), or with three
+    values y = keep ? x * scale + shift : fill. ``stream`` is (seed, position, drop_threshold)."""
     cdef fd_window w
     cdef fd_stream s
     cdef fd_values v
     cdef uint64_t size
     cdef fd_dtype d = <fd_dtype>dtype_index(dtype)
-    cdef bint affine = len(values) == 3
-    cdef View to = View(y, True), source = View(x, False)
+    cdef bint affine = len(values) == 3, ones = x is None and not affine
+    cdef View to = View(y, True), source = View(y if ones else x, False)
     s.seed, s.position, s.drop_threshold = stream
     v.scale, v.shift, v.fill = values if affine else (values[0], 0.0, 0.0)
     read_window(&w, window, &size)
     check_size(to, source, d, size, begin, n)
-    run(d, &w, affine, to.of.buf, source.of.buf, begin, n, &s, &v)
+    run(d, &w, affine, to.of.buf, NULL if ones else source.of.buf, begin, n, &s, &v)
 
 
 def noise(y, x, str dtype, tuple stream, double sd, bint additive, tuple window, uint64_t begin,
@@ -188,7 +188,7 @@ cdef int array_dtype(const Py_buffer *a, bint bf16) noexcept:
 
 def apply_small(y, x, bint bf16, stream, uint64_t drop_threshold, double scale, window,
                 Py_ssize_t max_bytes):
-    """Apply a window (None: the first x.size decisions) to x: all that a small call needs, at once.
+    """Apply a window (None: the first y.size decisions) to x (None: to 1), all in one small call.
 
     Both must be C-contiguous, aligned, native arrays of one shape and of float16, 32 or 64 (bf16: of
     uint16), the same or not overlapping, of less than max_bytes. Else None, having done nothing.
@@ -200,7 +200,7 @@ def apply_small(y, x, bint bf16, stream, uint64_t drop_threshold, double scale, 
     cdef fd_values v
     cdef int d
     try:
-        PyObject_GetBuffer(x, &source, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+        PyObject_GetBuffer(y if x is None else x, &source, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
     except (BufferError, TypeError, ValueError):
         return None
     try:
@@ -227,7 +227,7 @@ def apply_small(y, x, bint bf16, stream, uint64_t drop_threshold, double scale, 
             s.seed, s.position = taken
             s.drop_threshold = drop_threshold
             v.scale, v.shift, v.fill = scale, 0.0, 0.0
-            run(<fd_dtype>d, &w, False, to.buf, source.buf, 0, size, &s, &v)
+            run(<fd_dtype>d, &w, False, to.buf, NULL if x is None else source.buf, 0, size, &s, &v)
             return taken
         finally:
             PyBuffer_Release(&to)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -13,54 +14,92 @@ _DTYPES = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64", np.dtype(np
 _NAMES = {"float16": "f16", "bfloat16": "bf16", "float32": "f32", "float64": "f64"}
 
 
-def _kernel_dtype(dtype: np.dtype[Any], name: str) -> str:
+def kernel_dtype(dtype: np.dtype[Any]) -> str | None:
     """Return the kernels' name of a dtype, in either byte order; bfloat16 is known by its name."""
-    kernels = _DTYPES.get(dtype) or _NAMES.get(dtype.name)
-    if kernels is None:
-        raise TypeError(
-            f"{name} has dtype {dtype}; dropout takes float16, bfloat16, float32 and float64: "
-            f"convert it, as in {name}.astype(np.float32)"
-        )
-    return kernels
+    return _DTYPES.get(dtype) or _NAMES.get(dtype.name)
 
 
 def as_input(x: Any, name: str) -> tuple[Array, str]:
     """Return an input as a plain array, with its kernels' dtype; its layout is left as it is."""
-    if type(x) is not np.ndarray:
-        if isinstance(x, np.ma.MaskedArray):
-            raise TypeError(
-                f"{name} is a MaskedArray, whose mask would be lost: give {name}.filled(value), or "
-                f"{name}.data and keep {name}.mask"
+    array = x if type(x) is np.ndarray else _as_array(x, name)
+    dtype = array.dtype
+    kernels = kernel_dtype(dtype)
+    if kernels is None:
+        raise TypeError(
+            f"{name} has dtype {dtype}; dropout takes float16, bfloat16, float32 and float64: "
+            f"convert it, as in {_conversion(x, name)}"
+        )
+    return array, kernels
+
+
+def _conversion(x: Any, name: str) -> str:
+    """Say how to make an array of a right dtype of what has a wrong one."""
+    if type(x).__module__.startswith("autograd."):
+        return f"fastdrop.autograd.dropout({name}), which takes autograd's boxes"
+    if isinstance(x, bytes | bytearray | memoryview):
+        return f"np.frombuffer({name}, np.float32)"
+    return f"{name}.astype(np.float32)" if hasattr(x, "astype") else f"np.array({name}, np.float32)"
+
+
+def _as_array(x: Any, name: str) -> Array:
+    """Return an array of what is none, or say what to do instead."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a MaskedArray, whose mask would be lost: give {name}.filled(value), or "
+            f"{name}.data and keep {name}.mask"
+        )
+    if hasattr(x, "__dask_graph__"):
+        raise TypeError(
+            f"{name} is a Dask {type(x).__name__}, all of which this would compute: use "
+            f"fastdrop.dask, or give {name}.compute()"
+        )
+    try:
+        return _read(x)
+    except MemoryError:
+        raise
+    except Exception as error:
+        remedy = ""
+        if hasattr(x, "detach") or hasattr(x, "device"):
+            remedy = (
+                "; a tensor on a device or one that requires grad must be brought over first, "
+                f"as in {name}.detach().cpu().numpy()"
             )
-        try:
-            x = _read(x)
-        except MemoryError:
-            raise
-        except Exception as error:
-            remedy = ""
-            if hasattr(x, "detach") or hasattr(x, "device"):
-                remedy = (
-                    "; a tensor on a device or one that requires grad must be brought over first, "
-                    f"as in {name}.detach().cpu().numpy()"
-                )
-            raise TypeError(
-                f"{name} cannot be read as a NumPy array ({type(error).__name__}: {error}){remedy}"
-            ) from error
-    return x, _kernel_dtype(x.dtype, name)
+        raise TypeError(
+            f"{name} cannot be read as a NumPy array ({type(error).__name__}: {error}){remedy}"
+        ) from error
 
 
 def _read(x: Any) -> Array:
     """Return an array of x: its own memory where x exports that, by a buffer or by DLPack."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(x, torch.Tensor):
+        return _read_torch(torch, x)
     if hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray):
-        kind = int(x.__dlpack_device__()[0])
-        if kind not in _IN_MAIN_MEMORY:
-            raise BufferError(f"it is on a device, of DLPack's type {kind}")
         try:
-            return np.from_dlpack(x)
+            kind = int(x.__dlpack_device__()[0])
+            if kind in _IN_MAIN_MEMORY:
+                return np.from_dlpack(x)
         except Exception:  # of a dtype that DLPack or NumPy lacks, say: x may have another way
             if not hasattr(x, "__array__"):
                 raise
+        else:
+            raise BufferError(f"it is on a device, of DLPack's type {kind}")
     return np.asarray(x)
+
+
+def _read_torch(torch: Any, x: Any) -> Array:
+    """Return a tensor's memory by PyTorch's own way.
+
+    Unlike its DLPack, that heeds views that negate, and memory that is lent cannot be resized.
+    """
+    if x.dtype is not torch.bfloat16:
+        return np.asarray(x)
+    if x.requires_grad:
+        raise RuntimeError("it requires grad")
+    import ml_dtypes  # whose bfloat16 NumPy knows
+
+    bits: Array = np.asarray(x.view(torch.uint16))
+    return bits.view(ml_dtypes.bfloat16)
 
 
 # DLDeviceType of dlpack.h: kDLCPU, kDLCUDAHost, kDLROCMHost

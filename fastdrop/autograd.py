@@ -92,7 +92,8 @@ def dropout(
     derivative is zero, while what is around it is differentiated through the same mask.
 
     Every call takes a position of its generator: a function that calls dropout is another function
-    each time, unless its rng is an int.
+    each time, unless its rng is an int. Where a function is called again for its gradient, inside
+    `autograd.checkpoint` and in numerical checks, take the mask outside it and call `apply`.
 
     **Compatibility guarantee.** As for `fastdrop.dropout`.
 

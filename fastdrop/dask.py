@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import Any, Literal, overload
 
 import dask.array as da
+import numpy as np
 from dask.array.utils import meta_from_array
 from dask.layers import ArrayBlockwiseDep
 
@@ -75,7 +76,7 @@ def dropout(
     Returns
     -------
     y : dask.array.Array
-        Of x's shape, dtype and chunks; lazy.
+        Of x's shape, dtype (in the machine's byte order) and chunks; lazy.
     mask : Mask
         Only with ``return_mask=True``. In inference it keeps everything.
 
@@ -232,7 +233,7 @@ def _map(task: Any, mask: Mask, x: da.Array) -> da.Array:
         _Windows(mask, x.chunks),
         axes,
         token=f"dropout{task.__name__}",
-        meta=meta_from_array(x),
+        meta=np.empty((0,) * x.ndim, x.dtype.newbyteorder("=")),  # as the kernels return them
         align_arrays=False,
     )
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastdrop import _core, parallel
-from fastdrop.arrays import Array, as_bits, as_input, finish, pair
+from fastdrop.arrays import Array, as_bits, as_input, finish, kernel_dtype, pair
 from fastdrop.recipe import (
     Recipe,
     Window,
@@ -238,6 +238,39 @@ class Mask(Recipe):
         run(target, source, dtype, self._stream, values, self._window)
         return finish(target, out)
 
+    def multiplier(self, dtype: DTypeLike = np.float32) -> Array:
+        """Return what `backward` multiplies by, as an array: for libraries that want one.
+
+        Parameters
+        ----------
+        dtype : dtype, optional
+            float16, bfloat16, float32 or float64.
+
+        Returns
+        -------
+        ndarray
+            Of the mask's shape and of dtype: the scale where kept, +0.0 where dropped.
+
+        Raises
+        ------
+        TypeError
+            If dtype is another one.
+
+        Examples
+        --------
+        >>> import fastdrop as fd
+        >>> fd.Generator(0).mask((2, 4), 0.5).multiplier()
+        array([[2., 0., 2., 0.],
+               [2., 0., 2., 2.]], dtype=float32)
+        """
+        kind = np.dtype(dtype).newbyteorder("=")
+        name = kernel_dtype(kind)
+        if name is None:
+            raise TypeError(f"dtype={kind} is none of float16, bfloat16, float32 and float64")
+        y = np.empty(self.shape, kind)
+        run(y, None, name, self._stream, (self.scale,), self._window)
+        return y
+
     def keep(self) -> NDArray[np.bool_]:
         """Return the decisions as a bool array of the mask's shape, True where kept.
 
@@ -365,19 +398,31 @@ def rate_of(p: float) -> tuple[int, float]:
 
 def run(
     y: Array,
-    x: Array,
+    x: Array | None,
     dtype: str,
     recipe: tuple[int, int, int],
     values: tuple[float, ...],
     window: Window,
 ) -> None:
-    """Apply a recipe to plain arrays, over threads where they are large."""
-    y, x = as_bits(y, x) or (y, x)
+    """Apply a recipe to plain arrays (None: to ones), over threads where they are large."""
+    bits = as_bits(y, y if x is None else x)
+    if bits:
+        y, x = bits[0], None if x is None else bits[1]
     parallel.run(
         lambda begin, n: _core.apply(y, x, dtype, recipe, values, window, begin, n),
         y.size,
         y.itemsize,
     )
+
+
+def multiplier(shape: Any, p: float, take: Callable[[], tuple[int, int]]) -> Array:
+    """Return ``Mask(*take(), shape, p).multiplier()``, in less time where it is small."""
+    y = np.empty(shape, np.float32)
+    threshold, scale = rate_of(p)
+    limit = parallel.PARALLEL_FROM_BYTES
+    if not _core.apply_small(y, None, False, take, threshold, scale, None, limit):
+        run(y, None, "f32", (*take(), threshold), (scale,), (0, (y.size,), (1,)))
+    return y
 
 
 def run_residual(y: Array, x: Array, dtype: str, mask: Mask, residual: Array, bias: Array) -> None:

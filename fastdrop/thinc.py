@@ -1,19 +1,23 @@
 """Dropout for thinc, and with it for spaCy's models that train on CPUs."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate, pairwise
+from math import prod
 from typing import Any, Optional
 
 import numpy as np
-from thinc.api import Model, NumpyOps, set_current_ops
+from thinc.api import Model, NumpyOps, get_current_ops, set_current_ops
 from thinc.types import Padded, Ragged, Shape
 
 from fastdrop import functional
 from fastdrop.arrays import Array
-from fastdrop.generator import Generator
-from fastdrop.mask import check_p
+from fastdrop.generator import Generator, take
+from fastdrop.mask import check_p, multiplier
 
 __all__ = ["Dropout", "FastdropOps", "use_fastdrop"]
+
+Source = Generator | np.random.Generator
 
 
 class FastdropOps(NumpyOps):  # type: ignore[misc]  # of no known type where thinc is not installed
@@ -101,8 +105,10 @@ class FastdropOps(NumpyOps):  # type: ignore[misc]  # of no known type where thi
         One position of the generator is taken, or one seed drawn, unless drop is 0.
         """
         p = 0.0 if drop is None else check_p(drop, "drop")
-        mask = np.ones(shape, np.float32)
-        return functional.dropout(mask, p, rng=_source(self.rng), out=mask) if p else mask
+        if p == 0.0:
+            return np.ones(shape, np.float32)
+        source = self.rng
+        return multiplier(shape, p, lambda: take(source or _global_generator()))
 
 
 def Dropout(rate: float = 0.0, rng: Any = None) -> Model[Any, Any]:
@@ -156,20 +162,21 @@ def Dropout(rate: float = 0.0, rng: Any = None) -> Model[Any, Any]:
     >>> bool((backprop(np.ones_like(y)) == y).all())
     True
     """
-    generator = _as_generator(rng)
-
-    def forward(model: Model[Any, Any], X: Any, is_train: bool) -> tuple[Any, Callable[..., Any]]:
-        p = check_p(model.attrs["dropout_rate"], "dropout_rate")
-        if p == 0.0 or not (model.attrs["is_enabled"] and is_train):
-            return X, _unchanged
-        return _drop(X, p, _source(generator))
-
     attrs = {"dropout_rate": check_p(rate, "rate"), "is_enabled": True}
-    return Model("dropout", forward, attrs=attrs)
+    return Model("dropout", partial(_forward, _as_generator(rng)), attrs=attrs)
+
+
+def _forward(
+    generator: Generator | None, model: Model[Any, Any], X: Any, is_train: bool
+) -> tuple[Any, Callable[..., Any]]:
+    p = check_p(model.attrs["dropout_rate"], "dropout_rate")
+    if p == 0.0 or not (model.attrs["is_enabled"] and is_train):
+        return X, _unchanged
+    return _drop(X, p, _global_generator() if generator is None else generator)
 
 
 def use_fastdrop(rng: Any = None) -> Callable[[Any], Any]:
-    """Return a callback that makes `FastdropOps` the current Ops, for a spaCy training config.
+    """Return a callback that puts `FastdropOps` in NumpyOps' place, for a spaCy training config.
 
     .. code-block:: ini
 
@@ -184,7 +191,8 @@ def use_fastdrop(rng: Any = None) -> Callable[[Any], Any]:
     Returns
     -------
     callable
-        Takes one argument, sets the Ops, and returns the argument.
+        Takes one argument, sets the Ops, and returns the argument. Ops of another kind than
+        `thinc.api.NumpyOps`, as those of a GPU are, stay.
 
     Raises
     ------
@@ -200,16 +208,16 @@ def use_fastdrop(rng: Any = None) -> Callable[[Any], Any]:
     ...     get_current_ops().name
     'fastdrop'
     """
-    ops = FastdropOps(rng=rng)
+    return partial(_set_ops, FastdropOps(rng=rng))
 
-    def callback(nlp: Any) -> Any:
+
+def _set_ops(ops: FastdropOps, nlp: Any) -> Any:
+    if type(get_current_ops()) is NumpyOps:
         set_current_ops(ops)
-        return nlp
-
-    return callback
+    return nlp
 
 
-def _drop(X: Any, p: float, source: Generator) -> tuple[Any, Callable[..., Any]]:
+def _drop(X: Any, p: float, source: Source) -> tuple[Any, Callable[..., Any]]:
     if isinstance(X, Ragged):
         y, backprop = _drop_array(X.dataXd, p, source)
         return Ragged(y, X.lengths), lambda dY: Ragged(backprop(dY.dataXd), dY.lengths)
@@ -221,7 +229,7 @@ def _drop(X: Any, p: float, source: Generator) -> tuple[Any, Callable[..., Any]]
     return _drop_array(X, p, source)
 
 
-def _drop_array(x: Any, p: float, source: Generator) -> tuple[Array, Callable[[Array], Array]]:
+def _drop_array(x: Any, p: float, source: Source) -> tuple[Array, Callable[[Array], Array]]:
     y, mask = functional.dropout(x, p, rng=source, return_mask=True)
     return y, mask.backward
 
@@ -231,23 +239,34 @@ def _padded(data: Array, like: Any) -> Any:
 
 
 def _drop_list(
-    arrays: Sequence[Array], p: float, source: Generator
+    arrays: Sequence[Array], p: float, source: Source
 ) -> tuple[list[Array], Callable[[Sequence[Array]], list[Array]]]:
     """Drop from all at once, in place where they were joined: a call for each would cost more."""
     joined = _join(arrays, "x")
     _, mask = functional.dropout(joined, p, rng=source, out=joined, return_mask=True)
 
+    shapes = [x.shape for x in arrays]
+
     def backprop(grads: Sequence[Array]) -> list[Array]:
         joined = _join(grads, "dY")
-        return _split(mask.backward(joined, out=joined), grads)
+        given = [grad.shape for grad in grads]
+        if given != shapes:
+            raise ValueError(f"dY has arrays of shapes {given}; the output has {shapes}")
+        return _split(mask.backward(joined, out=joined), shapes)
 
-    return _split(joined, arrays), backprop
+    return _split(joined, shapes), backprop
 
 
 def _join(arrays: Sequence[Array], name: str) -> Array:
     """Concatenate the elements of arrays, in C order."""
     if not arrays:
         return np.empty(0, np.float32)
+    for i, x in enumerate(arrays):
+        if not isinstance(x, np.ndarray):
+            raise TypeError(
+                f"{name}[{i}] is a {type(x).__name__}; a list has to hold arrays: give "
+                f"np.asarray(..., np.float32)"
+            )
     dtypes = {x.dtype for x in arrays}
     if len(dtypes) > 1:
         raise TypeError(
@@ -257,9 +276,9 @@ def _join(arrays: Sequence[Array], name: str) -> Array:
     return np.concatenate([x.reshape(-1) for x in arrays])
 
 
-def _split(joined: Array, like: Sequence[Array]) -> list[Array]:
-    ends = accumulate((x.size for x in like), initial=0)
-    return [joined[a:b].reshape(x.shape) for (a, b), x in zip(pairwise(ends), like, strict=True)]
+def _split(joined: Array, shapes: list[tuple[int, ...]]) -> list[Array]:
+    ends = accumulate(map(prod, shapes), initial=0)
+    return [joined[a:b].reshape(s) for (a, b), s in zip(pairwise(ends), shapes, strict=True)]
 
 
 def _unchanged(dY: Any) -> Any:
@@ -270,8 +289,6 @@ def _as_generator(rng: Any) -> Generator | None:
     return rng if rng is None or isinstance(rng, Generator) else Generator(rng)
 
 
-def _source(generator: Generator | None) -> Generator:
-    """Return the generator, or a fresh one by NumPy's global state, which thinc's seeds set."""
-    if generator is not None:
-        return generator
-    return Generator(np.random.Generator(np.random.mtrand.get_bit_generator()))
+def _global_generator() -> np.random.Generator:
+    """Return NumPy's global random numbers, which thinc's seeds set."""
+    return np.random.Generator(np.random.mtrand.get_bit_generator())

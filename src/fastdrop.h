@@ -34,7 +34,8 @@ typedef struct {
 /*
  * y[j] from x[j], j in [0, n), for the elements first .. first+n-1 of the stream.
  * first + n <= 2^58. x and y are aligned to their element, and are the same array or do not
- * overlap. bypass: no cache will hold y afterwards, so it is written around them.
+ * overlap; where the plain kernels' x is NULL, each x[j] is 1. bypass: no cache will hold y
+ * afterwards, so it is written around them.
  */
 typedef void fd_apply_fn(void *y, const void *x, uint64_t first, size_t n, const fd_stream *stream,
                          const fd_values *values, int bypass);
@@ -84,7 +85,8 @@ typedef void fd_gather_fn(uint64_t *strip, const struct fd_runs *runs,
                           struct fd_schedule *schedule);
 
 /*
- * y[j] from x[j], j in [0, n), by given keep bits from bit i on; affine: as the affine kernels do.
+ * y[j] from x[j], j in [0, n), by given keep bits from bit i on; as the plain kernels do, or where
+ * affine as those.
  * bypass only where the element of each multiple of 64 bits is aligned to 64 bytes, and then
  * fence() follows the last call; affine kernels do not.
  */

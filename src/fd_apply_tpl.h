@@ -20,6 +20,7 @@
  * What is done with an element is a constant of each instance:
  *
  *   FD_PLAIN      y = keep ? x * scale : +0
+ *   FD_ONES       y = keep ? scale : +0
  *   FD_AFFINE     y = keep ? x * scale + shift : fill
  *   FD_RESIDUAL   y = residual + (keep ? (x + bias) * scale : +0)
  *   FD_BIAS_GRAD  FD_PLAIN, and bias_grad += y before it is rounded to the dtype
@@ -61,7 +62,7 @@ FD_INLINE FD_FN(fd_call)
     FD_FN(fd_call_init)(void *y, const void *x, const fd_values *values, const fd_fused *fused) {
     FD_FN(fd_call) call;
     memset(&call, 0, sizeof call);
-    call.y = (FD_ELEM *)y, call.x = (const FD_ELEM *)x;
+    call.y = (FD_ELEM *)y, call.x = (const FD_ELEM *)(x ? x : y); /* FD_ONES reads neither */
     if (fused) {
         call.residual = (const FD_ELEM *)fused->residual, call.bias = (const FD_ELEM *)fused->bias;
         call.bias_grad = (FD_SUM *)fused->bias_grad;
@@ -79,9 +80,9 @@ FD_INLINE void FD_FN(fd_step)(FD_ELEM *y, const FD_ELEM *x, const FD_ELEM *resid
                               int bypass) {
     FD_UNROLL
     for (unsigned lane = 0; lane < FD_STEP; lane += FD_FN(fd_lanes)) {
-        FD_REAL_T v = FD_LOAD(x + lane);
+        FD_REAL_T v = op == FD_ONES ? call->scale : FD_LOAD(x + lane);
         if (op == FD_RESIDUAL) v = FD_ADD(v, FD_LOAD(call->bias + column + lane));
-        v = FD_MUL(v, call->scale);
+        if (op != FD_ONES) v = FD_MUL(v, call->scale);
         if (op == FD_AFFINE)
             v = FD_KEEP_OR(FD_KEPT(keep, i, lane), FD_ADD(v, call->shift), call->fill);
         else
@@ -111,7 +112,7 @@ FD_INLINE void FD_FN(fd_part)(const FD_FN(fd_call) * call, size_t at, size_t col
                               const uint64_t *keep, unsigned i, unsigned n, int op) {
     FD_ELEM from[FD_STEP] = {0}, residual[FD_STEP] = {0}, to[FD_STEP];
     const unsigned skip = i % FD_STEP;
-    memcpy(from + skip, call->x + at, n * sizeof *from);
+    if (op != FD_ONES) memcpy(from + skip, call->x + at, n * sizeof *from);
     if (op == FD_RESIDUAL) memcpy(residual + skip, call->residual + at, n * sizeof *from);
     if (column < skip) column += call->period;
     FD_FN(fd_step)(to, from, residual, column - skip, call, keep, i - skip, op, 0);
@@ -187,7 +188,12 @@ FD_INLINE void FD_FN(fd_apply)(void *y, const void *x, uint64_t first, size_t n,
 
 static void FD_FN(fd_plain)(void *y, const void *x, uint64_t first, size_t n,
                             const fd_stream *stream, const fd_values *values, int bypass) {
-    if (bypass && n >= FD_ALIGNED_FROM)
+    bypass = bypass && n >= FD_ALIGNED_FROM;
+    if (x == NULL && bypass)
+        FD_FN(fd_apply)(y, x, first, n, stream, values, NULL, FD_ONES, 1);
+    else if (x == NULL)
+        FD_FN(fd_apply)(y, x, first, n, stream, values, NULL, FD_ONES, 0);
+    else if (bypass)
         FD_FN(fd_apply)(y, x, first, n, stream, values, NULL, FD_PLAIN, 1);
     else
         FD_FN(fd_apply)(y, x, first, n, stream, values, NULL, FD_PLAIN, 0);
@@ -226,6 +232,10 @@ static void FD_FN(fd_given)(void *y, const void *x, const uint64_t *keep, unsign
     const FD_FN(fd_call) call = FD_FN(fd_call_init)(y, x, values, NULL);
     if (affine)
         FD_FN(fd_steps)(&call, 0, keep, i, n, FD_AFFINE, 0);
+    else if (x == NULL && bypass)
+        FD_FN(fd_steps)(&call, 0, keep, i, n, FD_ONES, 1);
+    else if (x == NULL)
+        FD_FN(fd_steps)(&call, 0, keep, i, n, FD_ONES, 0);
     else if (bypass)
         FD_FN(fd_steps)(&call, 0, keep, i, n, FD_PLAIN, 1);
     else

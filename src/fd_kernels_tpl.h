@@ -3,7 +3,7 @@
  * the templates ask for, FD_NEEDS is the set of processor features that they use.
  */
 
-enum { FD_PLAIN, FD_AFFINE, FD_RESIDUAL, FD_BIAS_GRAD }; /* see fd_apply_tpl.h */
+enum { FD_PLAIN, FD_ONES, FD_AFFINE, FD_RESIDUAL, FD_BIAS_GRAD }; /* see fd_apply_tpl.h */
 
 #include "fd_mask_tpl.h"
 #include "fd_normal_tpl.h"

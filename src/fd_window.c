@@ -146,6 +146,9 @@ static int has_long_runs(const fd_window *w) {
 
 static const size_t item_bytes[FD_DTYPES] = {2, 2, 4, 8};
 
+/* x so many bytes on, where there is an x. */
+static const char *past(const char *x, uint64_t n_bytes) { return x ? x + n_bytes : NULL; }
+
 static void apply(const fd_kernels *k, fd_dtype dtype, const fd_window *w, char *y, const char *x,
                   uint64_t begin, uint64_t n, const fd_stream *stream, const fd_values *values,
                   int affine) {
@@ -156,14 +159,14 @@ static void apply(const fd_kernels *k, fd_dtype dtype, const fd_window *w, char 
     const int bypass = x != y && n_bytes >= BYPASS_FROM;
     cursor c;
     cursor_init(&c, w, begin);
-    x += begin * item, y += begin * item;
+    x = past(x, begin * item), y += begin * item;
     if (has_long_runs(w)) {
         fd_apply_fn *kernel = affine ? k->affine[dtype] : k->plain[dtype];
         while (n) {
             const uint64_t left = run_left(&c), count = n < left ? n : left;
             kernel(y, x, index_at(&c), (size_t)count, stream, values, bypass);
             advance(&c, count);
-            x += count * item, y += count * item, n -= count;
+            x = past(x, count * item), y += count * item, n -= count;
         }
         return;
     }
@@ -172,7 +175,7 @@ static void apply(const fd_kernels *k, fd_dtype dtype, const fd_window *w, char 
     strip s;
     s.begin = s.end = (unsigned)((uintptr_t)y % 64 / item); /* where y is aligned, words begin */
     s.keep[0] = 0;
-    for (unsigned count; n; x += count * item, y += count * item, n -= count) {
+    for (unsigned count; n; x = past(x, count * item), y += count * item, n -= count) {
         count = fill(&s, &c, n, k, &schedule);
         k->given[dtype](y, x, s.keep, s.begin, count, values, affine, bypass);
         take(&s, count);

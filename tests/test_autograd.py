@@ -1,9 +1,11 @@
 """HIPS autograd: forward and backward by one recipe, derivatives of any order."""
 
+import doctest
 import tracemalloc
 
 import numpy as np
 import pytest
+import test_docs
 from conftest import bits_of
 
 import fastdrop as fd
@@ -174,9 +176,35 @@ def test_refused(error, message, x, arguments):
     assert gen.position == 0
 
 
+def test_a_function_called_again_for_its_gradient_takes_its_mask_from_outside():
+    mask = fd.Generator(5).mask(8, 0.5)
+
+    def f(x):
+        return anp.sum(fda.apply(mask, x) ** 2)
+
+    x = normal(8)
+    same(autograd.grad(autograd.checkpoint(f))(x), autograd.grad(f)(x))
+
+
+def test_boxes_in_the_plain_function_are_sent_here():
+    with pytest.raises(TypeError, match=r"^x has dtype object; .*fastdrop\.autograd\.dropout\(x\)"):
+        autograd.grad(lambda x: anp.sum(fd.dropout(x)))(normal(3))
+
+
 def test_masks_that_do_not_fit():
     mask = fd.Generator(5).mask(4)
     with pytest.raises(ValueError, match=r"^x has shape \(5,\); the mask is for \(4,\)"):
         autograd.grad(lambda x: anp.sum(fda.apply(mask, x)))(normal(5))
     with pytest.raises(TypeError, match=r"^mask must be a fastdrop\.Mask, not ndarray"):
         fda.apply(mask.keep(), normal(4))
+
+
+# ---- documentation -------------------------------------------------------------------------------
+
+
+def test_docstrings():
+    result = doctest.testmod(fda)
+    assert result.attempted > 0
+    assert result.failed == 0
+    for name in fda.__all__:
+        test_docs.test_sections(name, getattr(fda, name))

@@ -1,10 +1,12 @@
 """Dask: any chunking, any worker, the bits of the single-machine call."""
 
+import doctest
 import os
 
 import ml_dtypes
 import numpy as np
 import pytest
+import test_docs
 from conftest import bits_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -158,6 +160,16 @@ def test_computing_again_gives_the_same():
     np.testing.assert_array_equal(y.compute(), y.compute())
 
 
+def test_what_is_declared_is_what_comes():
+    for array in (np.arange(1.0, 9.0, dtype=">f4"), np.arange(1.0, 9.0).view(np.matrix)):
+        x = da.from_array(array, chunks=-1, asarray=False)
+        y = fdd.dropout(x, 0.5, rng=5)
+        computed = y.compute()
+        assert type(y._meta) is type(computed) is np.ndarray
+        assert y.dtype == computed.dtype == array.dtype.newbyteorder("=")
+        assert_same_bits(y.view("u1").compute(), computed.view("u1"))
+
+
 def test_equal_recipes_have_equal_names():
     x = da.ones(1000, chunks=300)
     gen = fd.Generator(5)
@@ -207,6 +219,13 @@ def test_refused(error, message, x, arguments, training):
     with pytest.raises(error, match=message):
         fdd.dropout(x, rng=gen, training=training, **arguments)
     assert gen.position == 0
+
+
+def test_the_plain_function_does_not_compute_a_whole_array():
+    x = da.ones(8, chunks=2)
+    for call in (fd.dropout, fd.Generator(5).mask(8).apply):
+        with pytest.raises(TypeError, match=r"^x is a Dask Array.*fastdrop\.dask, or give x\."):
+            call(x)
 
 
 def test_sizes_found_out_are_sizes_known():
@@ -279,3 +298,14 @@ def test_blocks_lost_with_their_worker_come_back_the_same(client, distributed):
     assert sum(n > 0 for n in holders.values()) > 1  # the blocks are in several processes
     client.restart_workers([max(holders, key=holders.get)])  # and the fullest one's are gone
     assert_same_bits(client.compute(y).result(timeout=60), fd.dropout(x, 0.3, rng=5))
+
+
+# ---- documentation -------------------------------------------------------------------------------
+
+
+def test_docstrings():
+    result = doctest.testmod(fdd)
+    assert result.attempted > 0
+    assert result.failed == 0
+    for name in fdd.__all__:
+        test_docs.test_sections(name, getattr(fdd, name))

@@ -7,6 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
+from conftest import bits_of
 
 import fastdrop as fd
 from fastdrop import _reference
@@ -206,6 +207,32 @@ def test_equality():
     assert mask != fd.Mask(1, 3, (3, 4), 0.5)
     assert mask != mask[:2]
     assert mask != 1
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("window", [slice(None), (slice(3, 90), slice(7, 41))])
+@pytest.mark.parametrize("noise_shape", [(None, None), (None, 1)])
+def test_multiplier_is_what_ones_become(isa, dtype, p, window, noise_shape):
+    mask = fd.Mask(5, 3, (100, 60), p, noise_shape=noise_shape, shift=0.5, fill=-1.0)[window]
+    got, want = mask.multiplier(dtype), mask.backward(np.ones(mask.shape, dtype))
+    assert got.dtype == dtype
+    np.testing.assert_array_equal(bits_of(got), bits_of(want))
+    assert mask.multiplier().dtype == np.float32
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (5 << 20,), (2049, 2051)])
+def test_multiplier_of_any_size(shape, split_small_calls):
+    """Around the caches, and by several threads."""
+    fd.set_num_threads(3)
+    mask = fd.Generator(5).mask(shape, 0.1)
+    np.testing.assert_array_equal(mask.multiplier(), mask.apply(np.ones(shape, np.float32)))
+
+
+def test_multiplier_refuses_other_dtypes():
+    mask = fd.Generator(5).mask(3)
+    with pytest.raises(TypeError, match=r"^dtype=int32 is none of float16, bfloat16, float32"):
+        mask.multiplier(np.int32)
+    assert mask.multiplier(">f4").dtype == np.float32  # native
 
 
 def test_a_large_mask_costs_nothing():

@@ -101,6 +101,13 @@ def test_pydynet():
     assert layer.rng.position == 1
 
 
+def test_dask():
+    pytest.importorskip("dask.array")
+    names = run("dask.md", "Dask")
+    want = names["mask"].backward(names["y"].compute())
+    np.testing.assert_array_equal(names["dx"].compute(), want)
+
+
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_mpi(tmp_path, ranks):
     pytest.importorskip("mpi4py")

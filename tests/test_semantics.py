@@ -318,7 +318,8 @@ class Copying(Exporter):
 def exporters():
     """What shares the memory of an array without being one."""
     a = np.arange(1.0, 301.0)
-    yield Exporter(a), a
+    for device in (1, 3, 11):  # kDLCPU, kDLCUDAHost, kDLROCMHost
+        yield Exporter(a, device), a
     yield Copying(a), a
     yield memoryview(a), a
     items = array.array("d", a)
@@ -385,6 +386,29 @@ def test_dlpack_that_fails_leaves_the_other_way():
 
     with pytest.raises(TypeError, match=r"^x cannot be read .*this dtype is not in DLPack"):
         fd.dropout(HasNone(np.ones(9)))
+
+    class KnowsNoDevice(Copying):
+        def __dlpack_device__(self):
+            raise BufferError("no device is known")
+
+    np.testing.assert_array_equal(
+        fd.dropout(KnowsNoDevice(np.ones(9)), rng=5), fd.dropout(np.ones(9), rng=5)
+    )
+
+
+@pytest.mark.parametrize(
+    ("x", "remedy"),
+    [
+        (b"abcd", r"np\.frombuffer\(x, np\.float32\)"),
+        (bytearray(8), r"np\.frombuffer\(x, np\.float32\)"),
+        ([None], r"np\.array\(x, np\.float32\)"),
+        (np.arange(3), r"x\.astype\(np\.float32\)"),
+    ],
+    ids=["bytes", "bytearray", "list", "array"],
+)
+def test_other_dtypes_are_refused_with_a_remedy_that_helps(x, remedy):
+    with pytest.raises(TypeError, match=rf"^x has dtype .*as in {remedy}$"):
+        fd.dropout(x)
 
 
 def test_dlpack_of_other_dtypes_is_refused():

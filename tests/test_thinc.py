@@ -1,9 +1,14 @@
 """thinc: its own dropout tests with our Ops and layer, recipes for masks, configs and seeds."""
 
+import doctest
+import pickle
+import re
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
+import test_docs
 from conftest import bits_of
 
 import fastdrop as fd
@@ -126,6 +131,20 @@ def test_the_seed_of_thinc_is_ours_too():
     assert (first[0] != first[1]).any()
 
 
+def test_a_refused_call_leaves_the_seed_of_thinc():
+    before = np.random.get_state()  # noqa: NPY002
+    for refused in (
+        lambda: fdt.Dropout(0.5)(np.arange(3), is_train=True),
+        lambda: fdt.FastdropOps().get_dropout_mask((-1, 2), 0.5),
+        lambda: fdt.FastdropOps().get_dropout_mask(3, 2.0),
+    ):
+        with pytest.raises((TypeError, ValueError)):
+            refused()
+    after = np.random.get_state()  # noqa: NPY002
+    assert after[2] == before[2]
+    np.testing.assert_array_equal(after[1], before[1])
+
+
 def test_layers_of_thinc_use_the_ops():
     with thinc.use_ops("fastdrop", rng=5):
         model = thinc.chain(thinc.Relu(50, dropout=0.5), thinc.Dropout(0.25))
@@ -143,6 +162,14 @@ def test_the_callback_for_spacy():
     nlp = object()
     assert fdt.use_fastdrop(rng=3)(nlp) is nlp
     assert thinc.get_current_ops().rng.seed == 3
+
+    class OfAnotherDevice(thinc.NumpyOps):
+        pass
+
+    ops = OfAnotherDevice()
+    thinc.set_current_ops(ops)
+    assert fdt.use_fastdrop()(nlp) is nlp
+    assert thinc.get_current_ops() is ops
 
 
 # ---- the layer -----------------------------------------------------------------------------------
@@ -209,6 +236,16 @@ def test_one_rate_and_seed_drop_the_same_however_they_are_batched():
     same(yr.data, y)
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_lists_are_not_written_to(n):
+    xs = [normal((5, 6)) for _ in range(n)]
+    dys = [normal((5, 6)) for _ in range(n)]
+    _, backprop = fdt.Dropout(0.5, rng=5)(xs, is_train=True)
+    backprop(dys)
+    for x in xs + dys:
+        same(x, normal((5, 6)))
+
+
 def test_an_empty_list():
     ys, backprop = fdt.Dropout(0.3, rng=5)([], is_train=True)
     assert ys == []
@@ -222,8 +259,12 @@ def test_what_a_list_may_not_be():
     with pytest.raises(TypeError, match=r"^x has dtype int64"):
         model([np.arange(3)], is_train=True)
     _, backprop = model([normal(3), normal(4)], is_train=True)
-    with pytest.raises(ValueError, match=r"^grad has shape \(6,\); the mask is for \(7,\)"):
-        backprop([normal(3), normal(3)])
+    for grads in ([normal(3), normal(3)], [normal(4), normal(3)], [normal(7)]):
+        with pytest.raises(ValueError, match=r"^dY has arrays of shapes .*; the output has \[\(3,"):
+            backprop(grads)
+    for x in ([[1.0, 2.0]], "abc", [thinc.Ragged(normal((3, 2)), np.array([3], "i4"))]):
+        with pytest.raises(TypeError, match=r"^x\[0\] is a (list|str|Ragged); .*hold arrays"):
+            model(x, is_train=True)
 
 
 @pytest.mark.parametrize("kind", ["array", "list"])
@@ -277,6 +318,17 @@ def test_the_model_is_one_of_thinc():
     assert copy(normal((4, 6)), is_train=True)[0].shape == (4, 3)
 
 
+@pytest.mark.parametrize("rng", [None, 5])
+def test_pickles(rng):
+    model = pickle.loads(pickle.dumps(fdt.Dropout(0.3, rng=rng)))
+    thinc.fix_random_seed(3)
+    want = fdt.Dropout(0.3, rng=rng)(normal(99), is_train=True)[0]
+    thinc.fix_random_seed(3)
+    same(model(normal(99), is_train=True)[0], want)
+    ops = pickle.loads(pickle.dumps(fdt.use_fastdrop(rng))).args[0]
+    assert type(ops) is fdt.FastdropOps
+
+
 def test_a_config_names_the_layer():
     config = thinc.Config().from_str('[m]\n@layers = "fastdrop.Dropout.v1"\nrate = 0.25\nrng = 5')
     model = thinc.registry.resolve(config)["m"]
@@ -312,3 +364,22 @@ def test_gradients_are_those_of_finite_differences():
         x[index] = before
     assert np.any(gradient)
     np.testing.assert_allclose(gradient, differences, rtol=1e-5, atol=1e-7)
+
+
+# ---- documentation -------------------------------------------------------------------------------
+
+
+def test_docstrings():
+    result = doctest.testmod(fdt)
+    assert result.attempted > 0
+    assert result.failed == 0
+    for name in fdt.__all__:
+        test_docs.test_sections(name, getattr(fdt, name))
+
+
+def test_the_page_runs():
+    text = (Path(__file__).resolve().parents[1] / "docs" / "thinc.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "thinc.md", "exec"), {})

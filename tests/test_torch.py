@@ -830,6 +830,42 @@ def test_backward_in_compiled_autograd():
     assert torch.equal(x.grad != 0, y != 0)
 
 
+# ---- tensors in the functions for NumPy ----------------------------------------------------------
+
+
+def test_tensors_go_into_the_core_without_a_copy():
+    from fastdrop.arrays import as_input
+
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    kinds = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
+    for torch_dtype, kind in zip(DTYPES, kinds, strict=True):
+        x = torch.randn(30, 40).to(torch_dtype)
+        for view in (x, x.t(), x[::2, 3:]):
+            array, _ = as_input(view, "x")
+            assert array.dtype == kind
+            assert array.ctypes.data == view.data_ptr()
+            assert array.shape == view.shape
+        want = by_numpy(fd.Mask.apply, x, fd.Mask(5, 0, (30, 40), 0.3))
+        y = fd.dropout(x, 0.3, rng=5)
+        assert y.dtype == kind
+        assert (y.view(f"u{y.itemsize}") == bits(want).numpy().view(f"u{y.itemsize}")).all()
+
+
+def test_tensors_that_numpy_could_not_read_rightly():
+    x = torch.ones(1000)
+    view = fd.dropout(x, training=False)
+    with pytest.raises(RuntimeError, match="resiz"):
+        x.resize_(10**6)  # its memory is lent
+    assert (view == 1).all()
+    with pytest.raises(TypeError, match="negative bit"):
+        fd.dropout(torch._neg_view(torch.ones(3)))
+    for kind in (torch.float32, torch.bfloat16):
+        with pytest.raises(TypeError, match=r"requires.grad.*x\.detach\(\)\.cpu\(\)\.numpy\(\)"):
+            fd.dropout(torch.ones(3, dtype=kind, requires_grad=True))
+    with pytest.raises(TypeError, match=r"x cannot be read.*detach"):
+        fd.dropout(torch.ones(3, device="meta"))
+
+
 # ---- tensors of other kinds ----------------------------------------------------------------------
 
 

@@ -422,6 +422,7 @@ typedef struct {
     size_t begin;
     const uint64_t *words;
     unsigned bit; /* from which on the words are for x */
+    int ones;     /* no x: all are 1 */
 } apply_call;
 
 static _Noreturn void mismatch(const apply_call *c, const char *what) {
@@ -440,12 +441,16 @@ static _Noreturn void mismatch(const apply_call *c, const char *what) {
          c->in_place ? ", in place" : "", c->bypass ? ", around the caches" : "");
 }
 
+static const uint64_t one[FD_DTYPES] = {0x3C00, 0x3F80, 0x3F800000, 0x3FF0000000000000};
+
 static void check_apply(const apply_call *c) {
     const fd_dtype d = c->dtype;
+    const uint64_t one_kept = kept(d, 0, one[d], &c->values);
     const fd_kernels *k = c->kernels;
     const size_t n_bytes = c->n * item[d];
     unsigned char *y = lay(&y_arena, n_bytes, c->y_shift * item[d], c->upper), *wrong;
     unsigned char *x = c->in_place ? y : lay(&x_arena, n_bytes, c->x_shift * item[d], c->upper);
+    const unsigned char *from = c->ones ? NULL : x;
     char what[200];
 
     watch(&y_arena, y, n_bytes);
@@ -453,13 +458,14 @@ static void check_apply(const apply_call *c) {
     if (c->window) {
         /* the kernels of a window are given the place of its element 0 */
         const size_t skip = c->begin * item[d];
-        (c->affine ? fd_window_affine : fd_window_plain)(k, d, c->window, y - skip, x - skip,
-                                                         c->begin, c->n, &c->stream, &c->values);
+        (c->affine ? fd_window_affine : fd_window_plain)(k, d, c->window, y - skip,
+                                                         from ? from - skip : NULL, c->begin, c->n,
+                                                         &c->stream, &c->values);
     } else if (c->words) {
-        k->given[d](y, x, c->words, c->bit, (unsigned)c->n, &c->values, c->affine, c->bypass);
+        k->given[d](y, from, c->words, c->bit, (unsigned)c->n, &c->values, c->affine, c->bypass);
         k->fence();
     } else {
-        (c->affine ? k->affine : k->plain)[d](y, x, c->first, c->n, &c->stream, &c->values,
+        (c->affine ? k->affine : k->plain)[d](y, from, c->first, c->n, &c->stream, &c->values,
                                               c->bypass);
     }
     calls++;
@@ -470,7 +476,8 @@ static void check_apply(const apply_call *c) {
     }
     const uint64_t drop = dropped(d, c->affine, &c->values);
     for (size_t j = 0; j < c->n; j++) {
-        const uint64_t want = c->keep[j] ? c->x_kept[j] : drop, got = get(d, y, j);
+        const uint64_t want = !c->keep[j] ? drop : c->ones ? one_kept : c->x_kept[j];
+        const uint64_t got = get(d, y, j);
         if (got != want && !(is_nan(d, got) && is_nan(d, want))) {
             snprintf(what, sizeof what, "element %zu is %#llx, not %#llx (x %#llx, %s)", j,
                      (unsigned long long)got, (unsigned long long)want, (unsigned long long)c->x[j],
@@ -522,6 +529,8 @@ static void parity_of_ranges(const fd_kernels *k) {
                     c.bypass = (int)(turn / 3 % 2);
                     check_apply(&c);
                     c.in_place = 1, c.upper = (int)(turn / 7 % 2), c.bypass = !c.bypass;
+                    check_apply(&c);
+                    c.in_place = 0, c.ones = !c.affine, c.upper = !c.upper;
                     check_apply(&c);
                 }
             }
@@ -615,6 +624,10 @@ static void parity_of_given(const fd_kernels *k) {
                 c.upper = 1, c.in_place = (int)(turn % 2);
                 check_apply(&c);
                 c.upper = 1, c.in_place = 0, c.x_shift = c.y_shift = 0;
+                check_apply(&c);
+                c.ones = !c.affine;
+                check_apply(&c);
+                c.upper = 0, c.bypass = 1, c.y_shift = bit;
                 check_apply(&c);
             }
 }
@@ -1131,6 +1144,8 @@ static void check_window(const fd_kernels *k, const geometry *g, size_t begin, s
         check_apply(&c);
         c.in_place = (int)(turn % 2), c.upper = 0;
         c.x_shift = turn % SHIFTS, c.y_shift = turn / 7 % SHIFTS;
+        check_apply(&c);
+        c.in_place = 0, c.ones = !c.affine;
         check_apply(&c);
     }
     /* there is no noise that the elements of a run share */
