@@ -22,10 +22,7 @@ FD_INLINE v_word v_set1(uint32_t a) { return _mm256_set1_epi32((int)a); }
 FD_INLINE v_word v_iota(uint32_t base) {
     return _mm256_add_epi32(v_set1(base), _mm256_setr_epi64x(0, 2, 1, 3));
 }
-FD_INLINE v_word v_words(const uint32_t *w) {
-    const __m256i words = _mm256_cvtepu32_epi64(_mm_loadu_si128((const __m128i *)w));
-    return _mm256_permute4x64_epi64(words, _MM_SHUFFLE(3, 1, 2, 0));
-}
+FD_INLINE v_word v_words(const uint32_t *w) { return _mm256_setr_epi64x(w[0], w[2], w[1], w[3]); }
 FD_INLINE v_word v_xor(v_word a, v_word b) { return _mm256_xor_si256(a, b); }
 FD_INLINE v_word v_xor3(v_word a, v_word b, v_word c) { return v_xor(v_xor(a, b), c); }
 FD_INLINE v_prod v_mul(v_word a, uint32_t m) { return _mm256_mul_epu32(a, v_set1(m)); }

@@ -30,9 +30,7 @@ FD_INLINE v_word v_iota(uint32_t base) {
     return _mm512_add_epi32(v_set1(base), _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7));
 }
 FD_INLINE v_word v_words(const uint32_t *w) {
-    const __m512i lanes = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
-    const __m256i words = _mm256_loadu_si256((const __m256i *)w);
-    return _mm512_permutexvar_epi64(lanes, _mm512_cvtepu32_epi64(words));
+    return _mm512_setr_epi64(w[0], w[4], w[1], w[5], w[2], w[6], w[3], w[7]);
 }
 FD_INLINE v_word v_xor(v_word a, v_word b) { return _mm512_xor_si512(a, b); }
 FD_INLINE v_word v_xor3(v_word a, v_word b, v_word c) {
