@@ -15,6 +15,7 @@ from fastdrop.bench import (
     contenders,
     environment,
     family,
+    integrations,
     odd,
     plots,
     report,
@@ -29,7 +30,7 @@ PLAIN_WIDTH = 120  # where the output is no terminal
 QUICK_SIZES = [16, 1 << 12, 1 << 18, 1 << 23]
 QUICK_DTYPES = ["float32"]
 RATES = [0.5, 0.1]
-SECTIONS = ("tables", "scaling", "odd", "targets", "family")
+SECTIONS = ("tables", "scaling", "odd", "targets", "family", "integrations")
 
 T = TypeVar("T")
 
@@ -72,8 +73,8 @@ def _parser() -> _Parser:
         prog="python -m fastdrop.bench",
         description="Time dropout against copying and against others.",
         epilog="By default: the tables, and the scaling over threads unless --quick. "
-        "Each of --tables --scaling --odd --targets --family runs that part alone; they may be "
-        "combined.",
+        "Each of --tables --scaling --odd --targets --family --integrations runs that part alone; "
+        "they may be combined.",
     )
     add = parser.add_argument
     add("--tables", action="store_true", help="contenders over sizes, a table a dtype and p")
@@ -82,6 +83,8 @@ def _parser() -> _Parser:
     add("--targets", action="store_true", help="the figures that fastdrop is held to")
     rest = "those of shared axes, dropout_add and Gaussian noise"
     add("--family", action="store_true", help=rest)
+    of_others = "those of fastdrop called from PyTorch, thinc and Dask"
+    add("--integrations", action="store_true", help=of_others)
     sizes = "elements, as 4096 or 64Ki, or bytes of input, as 1MiB; default: 16 elements to 4 times"
     sizes += " the last-level cache"
     add("--sizes", type=_list_of(_size), metavar="N,...", help=sizes)
@@ -127,6 +130,7 @@ def _run(args: argparse.Namespace, parser: _Parser) -> int:
         "odd": [],
         "targets": [],
         "family": [],
+        "integrations": [],
     }
     print(environment.text(about), flush=True)
     _measure(args, sections, field, results)
@@ -156,7 +160,7 @@ def _measure(
     effort = QUICK if args.quick else FULL
     cases = [(dtype, p, _sizes(args, dtype)) for dtype in _dtypes(args) for p in args.p or RATES]
     steps = {"tables": sum(len(c[2]) for c in cases), "scaling": 1, "odd": 2, "targets": 7}
-    steps["family"] = family.STEPS
+    steps |= {"family": family.STEPS, "integrations": integrations.STEPS}
     with _Progress(sum(steps[name] for name in sections)) as progress:
         if "tables" in sections:
             progress.say(report.legend(field))
@@ -188,6 +192,12 @@ def _measure(
             progress.say(
                 f"Family: float32, 1 thread, {fd.get_isa()} unless said\n\n"
                 f"{report.family(results['family'])}"
+            )
+        if "integrations" in sections:
+            results["integrations"] = integrations.run(effort, progress.step)
+            progress.say(
+                f"Integrations: float32, 1 thread, {fd.get_isa()}\n\n"
+                f"{report.integrations(results['integrations'])}"
             )
         fd.set_num_threads(args.threads)
 

@@ -13,6 +13,8 @@ from typing import Any, Literal, TypedDict
 from fastdrop.bench.contenders import Contender
 from fastdrop.bench.environment import in_bytes, in_elements
 from fastdrop.bench.family import EXPRESSIONS, NOISE_P, STDDEV, Figure
+from fastdrop.bench.integrations import EXPRESSIONS as CALLS
+from fastdrop.bench.integrations import Figure as Call
 from fastdrop.bench.measure import NOISY
 from fastdrop.bench.odd import COPY_OF_COLUMNS, LIMIT, Shape
 from fastdrop.bench.scaling import Point
@@ -34,6 +36,7 @@ class Results(TypedDict):
     odd: list[Shape]
     targets: list[Target]
     family: list[Figure]
+    integrations: list[Call]
 
 
 def save(results: Results, path: Path) -> None:
@@ -65,6 +68,7 @@ def load(path: Path) -> Results:
     if not isinstance(results, dict) or results.get("schema") != SCHEMA:
         raise ValueError(f"{path} is not a result of this benchmark, schema {SCHEMA}")
     results.setdefault("family", [])  # which older ones lack
+    results.setdefault("integrations", [])
     return results
 
 
@@ -182,6 +186,34 @@ def family(found: Sequence[Figure]) -> str:
     width = max(len(name) for name in EXPRESSIONS)
     lines += [f"{name:{width}}  {expression}" for name, expression in EXPRESSIONS.items()]
     return "\n".join(lines)
+
+
+def integrations(found: Sequence[Call]) -> str:
+    """Return the integrations' figures with their bounds, and what was timed."""
+    width = max(len(row["case"]) for row in found)
+    lines = [f"{'':{width}} {'us':>6} {'measured':>9} {'least':>9} {'must':>7}  verdict"]
+    for row in found:
+        us = "-" if row["microseconds"] is None else figure(row["microseconds"])
+        noisy = "~" if row["noisy"] else ""
+        median, least = (_in_unit(row[k], row["unit"]) for k in ("measured", "by_minimum"))
+        lines.append(
+            f"{row['case']:{width}} {us:>6} {noisy + median:>9} {least:>9} "
+            f"{_limit(row, 'must'):>7}  {verdict(row)}"
+        )
+    lines.append(
+        "\nus: microseconds a call of fastdrop's, median. least: the same figure of the minima."
+        "\nx: times as long, or as fast; us: microseconds more. steps: 10 times t.grad = None and "
+        "\nf(t, p).backward(ones). ops, ops_rng: FastdropOps without and with rng=Generator.\n"
+    )
+    width = max(len(name) for name in CALLS)
+    lines += [f"{name:{width}}  {expression}" for name, expression in CALLS.items()]
+    return "\n".join(lines)
+
+
+def _in_unit(value: float | None, unit: str) -> str:
+    if value is None:
+        return "-"
+    return times(value) if unit == "x" else f"{value:.1f} us"
 
 
 def _measured(target: Target) -> str:
