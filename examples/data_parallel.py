@@ -250,7 +250,8 @@ def draw(runs, own, subtitle):
     below.set(xlabel="step", ylabel="loss differs by")
     top = below.get_ylim()[1]
     below.set_ylim(-0.25 * top, 1.45 * top)
-    below.legend(frameon=False, loc="upper left", ncols=3, fontsize=9)
+    if own:
+        below.legend(frameon=False, loc="upper left", ncols=3, fontsize=9)
     label = {"xytext": (0, -8), "textcoords": "offset points", "va": "top", "ha": "right"}
     below.annotate("one mask, a window for each shard", (steps[-1], 0), **label, fontsize=9)
     for axes in (above, below):
@@ -258,7 +259,7 @@ def draw(runs, own, subtitle):
     counts = [name.split()[0] for name in list(runs)[1:]]
     worst = max(np.abs(run.losses - single.losses).max() for run in runs.values())
     figure.suptitle(
-        f"MNIST over {', '.join(counts)} processes: losses differ from one's by {worst:.3g}",
+        f"MNIST, worker processes: {', '.join(counts)}. Losses differ from one's by {worst:.3g}",
         fontsize=12.5,
         fontweight="bold",
     )

@@ -17,6 +17,7 @@ from fastdrop.bench import (
     contenders,
     environment,
     family,
+    integrations,
     measure,
     plots,
     report,
@@ -144,6 +145,47 @@ def test_family(small_family, capsys, tmp_path):
     for name in fd.available_isas():
         assert f"1 MiB: gaussian_noise, {name} / copy" in cases
     assert (fd.get_isa(), fd.get_num_threads()) == (isa, 2)
+
+
+def test_integrations(monkeypatch, capsys, tmp_path):
+    """Measured where the library is installed, told to be missing where not."""
+    monkeypatch.setattr(integrations, "MIB", 1 << 14)
+    monkeypatch.setattr(integrations, "MASKS", ((3, 4), (200, 96)))
+    path = tmp_path / "integrations.json"
+    options = ["--quick", "--integrations", "--against", "none", "--json", str(path)]
+    assert cli.main(options) == 0
+    out = capsys.readouterr().out
+    rows = report.load(path)["integrations"]
+    cases = [row["case"] for row in rows]
+    assert len(set(cases)) == len(cases) == 2 * (1 + 2 * 3 + 2 * 3 + 3)
+    assert all(expression in out for expression in integrations.EXPRESSIONS.values())
+    for row in rows:
+        case = row["case"]
+        assert case in out
+        assert set(row) == set(integrations.Figure.__annotations__)
+        library = "torch" if "array" in case or "torch" in case else "thinc"
+        there = "block" in case or contenders.installed(library)
+        assert there == (row["measured"] is not None) == (row["microseconds"] is not None)
+        if there and row["unit"] == "x":
+            assert min(row["measured"], row["by_minimum"], row["microseconds"]) > 0
+        if "gradients" in case:
+            bound = 20 if "p=0.5" in case else 12
+        elif "block" in case:
+            bound = 1.1
+        elif row["unit"] == "us":
+            bound = None if "operator" in case else 15
+        else:
+            bound = None if "copy" in case else 8
+        assert row["must"] == bound
+    assert ("not installed" in out) == any(row["measured"] is None for row in rows)
+
+
+def test_multiples_are_checked():
+    case = Case.make("float32", 0.5, 1 << 14)
+    keep = np.arange(case.n) % 2 == 0
+    assert integrations.wrong_multiples(np.where(keep, 2.0, 0), case) == ""
+    assert "2 times" in integrations.wrong_multiples(np.where(keep, 2.1, 0), case)
+    assert "dropped" in integrations.wrong_multiples(np.full(case.n, 2.0), case)
 
 
 def test_family_compares(small_family, capsys, tmp_path):
