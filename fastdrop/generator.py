@@ -228,11 +228,18 @@ def _as_seed(seed: Any) -> int:
     if isinstance(seed, np.random.SeedSequence):
         return int(seed.generate_state(1, np.uint64)[0])
     if isinstance(seed, np.random.Generator):
-        low, high = (int(word) & 0xFFFFFFFF for word in seed.bit_generator.random_raw(2))
-        return low | high << 32
+        return draw_seed(seed.bit_generator)
     if isinstance(seed, bool | np.bool_) or not isinstance(seed, int | np.integer):
         raise TypeError(f"{_wrong_rng('seed', seed)}")
     return as_int(seed, "seed", POSITIONS - 1)
+
+
+def draw_seed(bits: np.random.BitGenerator) -> int:
+    """Return a seed from NumPy's random bits: the low halves of two raw draws."""
+    draw: Any = bits.random_raw  # twice: an array of two draws takes four times as long
+    low = draw() & 0xFFFFFFFF
+    seed: int = low | (draw() & 0xFFFFFFFF) << 32
+    return seed
 
 
 def _wrong_rng(name: str, value: Any) -> str:

@@ -198,7 +198,7 @@ static void FD_CAT(fd_gather, FD_ISA)(uint64_t *strip, const fd_runs *runs, fd_s
         const uint64_t w = runs->shared ? one : fd_word_at(keep, from);
         word = (word & ((1ull << at) - 1)) | w << at;
         strip[to / 64] = word;
-        if (n < 64) {
+        if (n <= 64) {
             /* no branch on whether they fill the word, for it would be mispredicted */
             const uint64_t full = 0 - (uint64_t)((at + n) / 64);
             word = (word & ~full) | (w >> 1 >> (63 - at) & full);
