@@ -259,7 +259,7 @@ def draw(runs, own, subtitle):
     counts = [name.split()[0] for name in list(runs)[1:]]
     worst = max(np.abs(run.losses - single.losses).max() for run in runs.values())
     figure.suptitle(
-        f"MNIST, worker processes: {', '.join(counts)}. Losses differ from one's by {worst:.3g}",
+        f"MNIST over {', '.join(counts)} processes: losses differ by {worst:.3g} from those of one",
         fontsize=12.5,
         fontweight="bold",
     )

@@ -217,7 +217,7 @@ def draw(contenders, subtitle):
         outside = 1000 * median(contender.seconds) - inside
         left.bar(i, outside, color="0.82", width=0.7)
         left.bar(i, inside, bottom=outside, color=contender.color, width=0.7)
-        text = f"{inside:.1f} ms" if inside else "none"
+        text = f"{inside:.1f} ms" if i else "none"
         left.annotate(text, (i, outside + inside), (0, 3), textcoords="offset points", ha="center")
         epochs = np.arange(1, len(contender.curve) + 1)
         f1 = [100 * f for _, f in contender.curve]

@@ -29,7 +29,7 @@ import numpy as np
 
 PICTURE = "transformer.png"
 STOCK, OTHER, FAST = "PyTorch", "PyTorch, other masks", "fastdrop"
-SMOOTHED = 10  # steps whose losses are averaged, in the picture and in the comparison
+SMOOTHED = 10  # steps at most whose losses are averaged, in the picture and in the comparison
 WARM_UP = 20  # steps of rising learning rate
 
 
@@ -167,9 +167,13 @@ def memory_of(name, args):
 # ---- results -------------------------------------------------------------------------------------
 
 
+def window(steps):
+    """How many losses are averaged: `SMOOTHED`, but no more than a tenth of all."""
+    return max(1, min(SMOOTHED, steps // 10))
+
+
 def smooth(losses):
-    """Means of `SMOOTHED` losses, or of all where there are fewer."""
-    n = min(SMOOTHED, len(losses))
+    n = window(len(losses))
     return np.convolve(losses, np.full(n, 1 / n), "valid")
 
 
@@ -200,7 +204,7 @@ def table(runs, memory):
         row("  fastest", *(f"{t:.3f}" for t in wall[1])),
         row("processor seconds a step, median", *(f"{t:.3f}" for t in busy[0])),
         row("  fastest", *(f"{t:.3f}" for t in busy[1])),
-        row(f"loss, last {min(SMOOTHED, len(runs[STOCK].losses))} steps, bits a byte")
+        row(f"loss at the end, mean of {window(len(runs[STOCK].losses))}, bits")
         + "".join(f"{smooth(runs[name].losses)[-1]:>22.4f}" for name in names),
         row("  from PyTorch's, mean", "-", *(f"{gaps[name][0]:.4f}" for name in names[1:])),
         row("  from PyTorch's, at most", "-", *(f"{gaps[name][1]:.4f}" for name in names[1:])),
@@ -220,7 +224,7 @@ def table(runs, memory):
             (busy[1], "fastest of it"),
         )
     )
-    lines += ["", f"a step with PyTorch's dropout takes longer by a factor of {faster}"]
+    lines += ["", f"time of a step with PyTorch's dropout, over fastdrop's: {faster}"]
     return "\n".join(lines)
 
 
@@ -239,7 +243,10 @@ def draw(runs, title, subtitle):
     axes.legend(frameon=False, title="at the end")
     axes.set_title(f"{title}\n", loc="left", fontsize=12, fontweight="bold")
     axes.text(0, 1.03, subtitle, transform=axes.transAxes, fontsize=9.5, color="0.35")
-    axes.set(xlabel=f"step (means of {SMOOTHED})", ylabel="training loss, bits a byte")
+    n = window(len(runs[STOCK].losses))
+    axes.set(
+        xlabel=f"step (means of {n})" if n > 1 else "step", ylabel="training loss, bits a byte"
+    )
     axes.grid(axis="y", color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -314,7 +321,8 @@ def compare(args):
             bar.update()
     print(f"\n{table(runs, memory)}")
     ratio = median(runs[STOCK].seconds) / median(runs[FAST].seconds)
-    title = f"The same loss, a step {ratio:.2f} times as fast"
+    (noise, _), (gap, _) = (differences(runs)[name] for name in (OTHER, FAST))
+    title = f"A step {ratio:.2f} times as fast, losses {gap:.1g} apart (other masks: {noise:.1g})"
     path = args.out.resolve() / PICTURE
     mnist.save(draw(runs, title, setting), path)
     print(f"\nloss curves: {path}")

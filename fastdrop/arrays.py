@@ -27,18 +27,23 @@ def as_input(x: Any, name: str) -> tuple[Array, str]:
     if kernels is None:
         raise TypeError(
             f"{name} has dtype {dtype}; dropout takes float16, bfloat16, float32 and float64: "
-            f"convert it, as in {_conversion(x, name)}"
+            f"{_remedy(x, dtype, name)}"
         )
     return array, kernels
 
 
-def _conversion(x: Any, name: str) -> str:
-    """Say how to make an array of a right dtype of what has a wrong one."""
+def _remedy(x: Any, dtype: np.dtype[Any], name: str) -> str:
+    """Say what to do with what has a wrong dtype."""
     if type(x).__module__.startswith("autograd."):
-        return f"fastdrop.autograd.dropout({name}), which takes autograd's boxes"
+        return f"fastdrop.autograd.dropout({name}) takes autograd's boxes"
     if isinstance(x, bytes | bytearray | memoryview):
-        return f"np.frombuffer({name}, np.float32)"
-    return f"{name}.astype(np.float32)" if hasattr(x, "astype") else f"np.array({name}, np.float32)"
+        return f"read it, as in np.frombuffer({name}, np.float32)"
+    if dtype.kind in "OSU" and not hasattr(x, "astype"):
+        return "give numbers"
+    if dtype.kind == "c":
+        return f"multiply it by what becomes of ones, as in {name} * dropout(np.ones({name}.shape))"
+    convert = f"{name}.astype(np.float32)" if hasattr(x, "astype") else f"np.float32({name})"
+    return f"convert it, as in {convert}"
 
 
 def _as_array(x: Any, name: str) -> Array:
@@ -59,7 +64,9 @@ def _as_array(x: Any, name: str) -> Array:
         raise
     except Exception as error:
         remedy = ""
-        if hasattr(x, "detach") or hasattr(x, "device"):
+        if "Tracer" in type(x).__name__:
+            remedy = "; under a trace there is no array yet: call it outside of jit and grad"
+        elif hasattr(x, "detach") or hasattr(x, "device"):
             remedy = (
                 "; a tensor on a device or one that requires grad must be brought over first, "
                 f"as in {name}.detach().cpu().numpy()"

@@ -248,9 +248,12 @@ def _wrong_rng(name: str, value: Any) -> str:
         remedy = "; make a numpy.random.Generator of it, or give an int"
     elif isinstance(value, np.random.BitGenerator):
         remedy = "; wrap it as numpy.random.Generator(...)"
+    kind = type(value).__name__
+    if kind == "Generator":  # of another library
+        kind = f"{type(value).__module__}.{kind}"
     return (
         f"{name} must be a fastdrop.Generator, an int, a SeedSequence, a numpy.random.Generator or "
-        f"None, not {type(value).__name__}{remedy}"
+        f"None, not {kind}: {value!r}{remedy}"
     )
 
 
@@ -264,6 +267,8 @@ def check_rng(rng: Any) -> Generator | np.random.Generator:
         rng, int | np.integer | np.random.SeedSequence
     ):
         raise TypeError(_wrong_rng("rng", rng))
+    if not isinstance(rng, np.random.SeedSequence):
+        as_int(rng, "rng", POSITIONS - 1)
     return Generator(rng)
 
 

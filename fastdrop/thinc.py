@@ -12,7 +12,7 @@ from thinc.types import Padded, Ragged, Shape
 
 from fastdrop import functional
 from fastdrop.arrays import Array
-from fastdrop.generator import Generator, draw_seed
+from fastdrop.generator import Generator, check_rng, draw_seed
 from fastdrop.mask import check_p, multiplier
 
 __all__ = ["Dropout", "FastdropOps", "use_fastdrop"]
@@ -285,7 +285,10 @@ def _unchanged(dY: Any) -> Any:
 
 
 def _as_generator(rng: Any) -> Generator | None:
-    return rng if rng is None or isinstance(rng, Generator) else Generator(rng)
+    if rng is None:
+        return None
+    source = check_rng(rng)
+    return source if isinstance(source, Generator) else Generator(source)
 
 
 def _global_generator() -> np.random.Generator:

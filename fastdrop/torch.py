@@ -173,7 +173,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = Fa
     if type(p) is not float or not 0.0 <= p <= 1.0:
         p = check_p(p)
     if not training:
-        return x
+        return _tensor(x)
     return _drop(x, p, "plain", 0, inplace)
 
 
@@ -223,7 +223,7 @@ def alpha_dropout(
         return _overridden(alpha_dropout, x, p, training, inplace)
     p = check_p(p)
     if not training:
-        return x
+        return _tensor(x)
     return _drop(x, p, "alpha", 0, inplace)
 
 
@@ -272,10 +272,9 @@ def feature_alpha_dropout(
     if has_torch_function_unary(x):
         return _overridden(feature_alpha_dropout, x, p, training, inplace)
     p = check_p(p)
-    axes = _axes(x)
     if not training or p == 0.0:
-        return x
-    return _drop(x, p, "alpha", _after_channels("feature_alpha_dropout", axes), inplace)
+        return _tensor(x)
+    return _drop(x, p, "alpha", _after_channels("feature_alpha_dropout", x), inplace)
 
 
 def dropout1d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -323,7 +322,7 @@ def dropout1d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
     if has_torch_function_unary(x):
         return _overridden(dropout1d, x, p, training, inplace)
     p = check_p(p)
-    axes = _axes(x)
+    axes = _tensor(x).ndim
     if axes not in (2, 3):
         raise RuntimeError(
             f"dropout1d: Expected 2D or 3D input, but received a {axes}D input: x must be (C, L) "
@@ -385,7 +384,9 @@ def dropout2d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
     if has_torch_function_unary(x):
         return _overridden(dropout2d, x, p, training, inplace)
     p = check_p(p)
-    axes = _axes(x)
+    axes = _tensor(x).ndim
+    dropping = training and p > 0.0
+    shared = _after_channels("dropout2d", x) if dropping else 0
     if axes == 3:
         _warn(
             f"dropout2d: x of shape {tuple(x.shape)} is taken as a batch (N, C, L), assuming that "
@@ -394,9 +395,7 @@ def dropout2d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
         )
     elif axes != 4:
         _warn_of_axes("dropout2d", axes)
-    if not training or p == 0.0:
-        return x
-    return _drop(x, p, "plain", _after_channels("dropout2d", axes), inplace)
+    return _drop(x, p, "plain", shared, inplace) if dropping else x
 
 
 def dropout3d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -449,13 +448,12 @@ def dropout3d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
     if has_torch_function_unary(x):
         return _overridden(dropout3d, x, p, training, inplace)
     p = check_p(p)
-    axes = _axes(x)
+    axes = _tensor(x).ndim
+    dropping = training and p > 0.0
+    shared = 3 if axes == 4 else _after_channels("dropout3d", x) if dropping else 0
     if axes not in (4, 5):
         _warn_of_axes("dropout3d", axes)
-    if not training or p == 0.0:
-        return x
-    shared = 3 if axes == 4 else _after_channels("dropout3d", axes)
-    return _drop(x, p, "plain", shared, inplace)
+    return _drop(x, p, "plain", shared, inplace) if dropping else x
 
 
 def _overridden(function: Any, x: Tensor, p: float, training: bool, inplace: bool) -> Tensor:
@@ -463,16 +461,19 @@ def _overridden(function: Any, x: Tensor, p: float, training: bool, inplace: boo
     return handle_torch_function(function, (x,), x, p=p, training=training, inplace=inplace)
 
 
-def _axes(x: Tensor) -> int:
+def _tensor(x: Any) -> Tensor:
     if not isinstance(x, Tensor):
         raise _refusal(x)
-    return x.ndim
+    return x
 
 
-def _after_channels(name: str, axes: int) -> int:
+def _after_channels(name: str, x: Any) -> int:
     """Return the number of axes after (N, C)."""
+    axes = _tensor(x).ndim
     if axes < 2:
-        raise RuntimeError(f"{name}: x has {axes} axes; it must be (N, C, ...), at least two")
+        raise RuntimeError(
+            f"{name}: x has shape {tuple(x.shape)}; it must be (N, C, ...), at least two axes"
+        )
     return axes - 2
 
 
@@ -778,12 +779,11 @@ def replace(model: torch.nn.Module) -> int:
 
 def _drop(x: Tensor, p: float, kind: str, shared: int, inplace: bool) -> Tensor:
     """Drop in training: check x, draw a seed, apply."""
-    if not isinstance(x, Tensor):
-        raise _refusal(x)
     if p == 0.0:
-        return x
+        return _tensor(x)
     if (
-        x.dtype not in _KERNELS
+        not isinstance(x, Tensor)
+        or x.dtype not in _KERNELS
         or x.layout is not torch.strided
         or x.is_nested
         or not (x.is_cpu or x.is_meta)
@@ -909,7 +909,8 @@ def _refusal(x: Any) -> TypeError:
     if not isinstance(x, Tensor):
         kind = type(x).__name__
         return TypeError(
-            f"x must be a torch.Tensor, not {kind}; fastdrop.dropout takes NumPy arrays"
+            f"x must be a torch.Tensor, not {kind}: give torch.as_tensor(x); fastdrop.dropout "
+            "takes NumPy arrays"
         )
     if x.is_nested:
         return TypeError(
@@ -927,6 +928,8 @@ def _refusal(x: Any) -> TypeError:
             "build it again, or give x.to_dense()"
         )
     remedy = "x.dequantize()" if x.is_quantized else "x.float()"
+    if x.is_complex():
+        remedy = "x * dropout(torch.ones_like(x.real), p)"
     return TypeError(
         f"x has dtype {x.dtype}; dropout takes torch.float16, bfloat16, float32 and float64: "
         f"convert it, as in {remedy}"

@@ -30,7 +30,7 @@ def test_seeded_by_the_system():
 def test_seed_out_of_range(seed):
     with pytest.raises(ValueError, match=r"seed=.* is outside"):
         fd.Generator(seed)
-    with pytest.raises(ValueError, match=r"seed=.* is outside"):
+    with pytest.raises(ValueError, match=r"rng=.* is outside"):
         fd.dropout(np.ones(3), rng=seed)
 
 

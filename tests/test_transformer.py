@@ -93,7 +93,7 @@ def test_the_command(example, tmp_path, capsys):
     for expected in (
         "1 layers of 16, 2 x 8 bytes, p = 0.1, 4 steps, seed 0, threads: 1; 3 modules replaced",
         "seconds a step, median",
-        "loss, last 4 steps",
+        "loss at the end, mean of 1, bits",
         "peak memory, MiB" if Path("/proc/self/status").exists() else "",
         str(tmp_path / "transformer.png"),
     ):
