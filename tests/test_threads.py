@@ -166,6 +166,7 @@ def test_keyboard_interrupt_waits_for_the_workers():
 INTERRUPTS = """
 import faulthandler, random, signal, time
 import numpy as np, fastdrop as fd
+import numpy.ma  # which NumPy imports late: Python may swallow an interrupt within an import
 from fastdrop import parallel
 fd.set_num_threads(3)
 parallel.PARALLEL_FROM_BYTES = parallel.RANGE_BYTES = 1
