@@ -222,7 +222,7 @@ def _as_position(position: Any) -> int:
     return as_int(position, "position", POSITIONS)
 
 
-def _as_seed(seed: Any) -> int:
+def _as_seed(seed: Any, name: str = "seed") -> int:
     if seed is None:
         return secrets.randbits(64)
     if isinstance(seed, np.random.SeedSequence):
@@ -230,8 +230,8 @@ def _as_seed(seed: Any) -> int:
     if isinstance(seed, np.random.Generator):
         return draw_seed(seed.bit_generator)
     if isinstance(seed, bool | np.bool_) or not isinstance(seed, int | np.integer):
-        raise TypeError(f"{_wrong_rng('seed', seed)}")
-    return as_int(seed, "seed", POSITIONS - 1)
+        raise TypeError(_wrong_rng(name, seed))
+    return as_int(seed, name, POSITIONS - 1)
 
 
 def draw_seed(bits: np.random.BitGenerator) -> int:
@@ -263,13 +263,7 @@ def check_rng(rng: Any) -> Generator | np.random.Generator:
         return _default
     if isinstance(rng, Generator | np.random.Generator):
         return rng
-    if isinstance(rng, bool | np.bool_) or not isinstance(
-        rng, int | np.integer | np.random.SeedSequence
-    ):
-        raise TypeError(_wrong_rng("rng", rng))
-    if not isinstance(rng, np.random.SeedSequence):
-        as_int(rng, "rng", POSITIONS - 1)
-    return Generator(rng)
+    return Generator(_as_seed(rng, "rng"))
 
 
 def take(source: Generator | np.random.Generator) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from fastdrop.bench.contenders import (
     Names,
     wrong_rate,
 )
-from fastdrop.bench.measure import Effort, Stopwatch, Timing, measure
+from fastdrop.bench.measure import Effort, Timing, measure_case
 from fastdrop.bench.targets import Target
 
 RATES = (0.5, 0.1)
@@ -90,12 +90,6 @@ def run(effort: Effort, step: Callable[[str], None] = lambda what: None) -> list
     return found
 
 
-def _time(who: dict[str, Contender], case: Case, effort: Effort) -> dict[str, Timing]:
-    """Time contenders against each other."""
-    watches = [Stopwatch(contender, case) for contender in who.values()]
-    return dict(zip(who, measure(watches, effort), strict=True))
-
-
 def _figure(
     case: str,
     n: int,
@@ -147,7 +141,7 @@ def _shared_axes(ways: list[Contender], n: int, p: float, effort: Effort) -> lis
     for way in ways:
         who[way.title] = way
         who[f"{way.title}, in place"] = replace(way, names=_in_place(way.names))
-    timings = _time(who, case, effort)
+    timings = measure_case(who, case, effort)
     copy = timings.pop("copy")
     return [
         _figure(f"p={p}: {title} / copy", n, ours, copy, SHARED_MUST)
@@ -227,7 +221,7 @@ def _dropout_add(mib: int, p: float, effort: Effort) -> list[Figure]:
         "backward": contender("dropout_add_backward", wrong_gradients),
         "numpy backward": contender("dropout_add_backward, NumPy", wrong_gradients),
     }
-    t = _time(who, case, effort)
+    t = measure_case(who, case, effort)
     copy, n = t["copy"], case.n
     must = ADD_MUST if mib >= ADD_MUST_FROM else None
     at = f"{mib} MiB p={p}:"
@@ -299,7 +293,7 @@ def _gaussian(mib: int, effort: Effort) -> list[Figure]:
         for source, bits in sources.items():
             rng = np.random.Generator(bits(0))
             who[f"{way} {source}"] = _noise(f"{way}, NumPy", way, sd, rng)
-    t = _time(who, case, effort)
+    t = measure_case(who, case, effort)
 
     found = []
     for way, _ in ways:

@@ -9,7 +9,7 @@ import numpy as np
 
 import fastdrop as fd
 from fastdrop.bench.contenders import Case, Contender, Names, installed, library, wrong_rate
-from fastdrop.bench.measure import Effort, Stopwatch, Timing, measure
+from fastdrop.bench.measure import Effort, Timing, measure_case
 from fastdrop.bench.targets import Target
 
 RATES = (0.5, 0.1)
@@ -76,9 +76,7 @@ def _contender(title: str, names: Names, wrong: Wrong) -> Contender:
 
 
 def _time(who: list[Contender], case: Case, effort: Effort) -> dict[str, Timing]:
-    """Time contenders against each other."""
-    timings = measure([Stopwatch(contender, case) for contender in who], effort)
-    return {contender.title: timing for contender, timing in zip(who, timings, strict=True)}
+    return measure_case({contender.title: contender for contender in who}, case, effort)
 
 
 def _figure(

@@ -101,6 +101,12 @@ def measure(
     return [_timing(s, watch.repeats) for s, watch in zip(samples, watches, strict=True)]
 
 
+def measure_case(who: dict[str, Contender], case: Case, effort: Effort) -> dict[str, Timing]:
+    """Time contenders, by name, against each other at one case."""
+    watches = [Stopwatch(contender, case) for contender in who.values()]
+    return dict(zip(who, measure(watches, effort), strict=True))
+
+
 def _turns(watch: Stopwatch, effort: Effort) -> int:
     affordable = int(effort.seconds / (watch.seconds * watch.repeats))
     return max(effort.least, min(effort.rounds, affordable))
