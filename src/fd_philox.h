@@ -3,7 +3,7 @@
  *
  * J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw, "Parallel random numbers: as easy as 1, 2,
  * 3", SC 2011. A block is a pure function of a 128-bit counter and a 64-bit key; the known answers
- * of the authors' Random123 library are in tests/data/stream_v1.json.
+ * of the authors' Random123 library are in fastdrop/data/stream_v1.json.
  */
 #ifndef FD_PHILOX_H
 #define FD_PHILOX_H

@@ -4,7 +4,6 @@ import json
 import math
 import pickle
 from decimal import Decimal, localcontext
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -13,6 +12,7 @@ from conftest import bits_of
 
 import fastdrop as fd
 from fastdrop import _reference, nn
+from fastdrop.selftest import known_answers
 
 SEED, POSITION = 2**63 + 11, 5
 
@@ -24,7 +24,7 @@ def noise_of(n, sd=0.7, additive=False, first=0):
 
 # ---- the numbers ---------------------------------------------------------------------------------
 
-VECTORS = json.loads((Path(__file__).parent / "data" / "normal_v1.json").read_text())
+VECTORS = known_answers("normal_v1")
 
 
 @pytest.mark.parametrize("kind", ["runs", "words"])

@@ -4,8 +4,8 @@
 
 For x86-64 Linux, with whichever compilers and emulators there are; the compiled Python module is
 not needed. tests/c/driver.c is built with src/*.c in a temporary folder, and every build has to
-reproduce all masks and windows of tests/data/stream_v1.json and all numbers of normal_v1.json, and
-to pass the driver's comparison with a model of the stream and of the values ("parity"):
+reproduce all masks and windows of fastdrop/data/stream_v1.json and all numbers of normal_v1.json,
+and to pass the driver's comparison with a model of the stream and of the values ("parity"):
 
     baseline, avx2, avx512   gcc with address and undefined-behaviour sanitizers, and clang as
                              shipped: natively, where the processor has the instructions
@@ -37,7 +37,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT / "tests" / "data"
+DATA = ROOT / "fastdrop" / "data"
 VECTORS = json.loads((DATA / "stream_v1.json").read_text())
 NORMALS = json.loads((DATA / "normal_v1.json").read_text())
 ISAS = ("avx512", "neon", "avx2", "baseline")

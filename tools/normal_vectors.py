@@ -1,7 +1,7 @@
 """Make the known answers of the stream's normal numbers, by other hands than src/ and fastdrop/.
 
     pip install randomgen
-    python tools/normal_vectors.py > tests/data/normal_v1.json
+    python tools/normal_vectors.py > fastdrop/data/normal_v1.json
 
 The words are randomgen's. The arithmetic is that of src/fd_normal_tpl.h in exact rational numbers,
 each result rounded to the nearest float32, ties to even, so that no floating-point unit has a say.
