@@ -10,13 +10,15 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
-GNU = ["-std=c11", "-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden"]
+GNU = ["-std=c11", "-g0", "-ffp-contract=off", "-fvisibility=hidden"]
 COMPILE = {"unix": GNU, "mingw32": GNU, "msvc": ["/std:c11", "/O2", "/fp:precise"]}
+OPTIMIZE = {"kernels": "-O3", "the way to them": "-O2"}  # -O3 there makes nothing but code
 # stripped, with every relocation read-only once loaded, and no executable stack
 LINK = {"linux": ["-Wl,-s", "-Wl,-z,relro,-z,now,-z,noexecstack"], "darwin": ["-Wl,-x"]}
 
@@ -31,20 +33,25 @@ The compiler was called as {compiler!r}; what it said stands above. {error}
 """
 
 
-class build_with_flags(build_ext):
+class build_side_by_side(build_ext):
     def build_extensions(self):
         compiler, jobs = self.compiler, os.cpu_count() or 1
-        for extension in self.extensions:
-            extension.extra_compile_args = COMPILE[compiler.compiler_type]
-            extension.extra_link_args = LINK.get(sys.platform, [])
-        compile_one = compiler.compile
+        self.parallel = self.parallel or jobs
+        compile_sources = compiler.compile
 
-        def side_by_side(sources, **options):
+        def compile_one(source, options):
+            flags = COMPILE[compiler.compiler_type]
+            if compiler.compiler_type != "msvc":
+                what = "kernels" if Path(source).parent.name == "src" else "the way to them"
+                flags = [*flags, OPTIMIZE[what]]
+            return compile_sources([source], **options | {"extra_postargs": flags})
+
+        def compile_all(sources, **options):
             with ThreadPoolExecutor(jobs) as pool:
-                objects = pool.map(lambda source: compile_one([source], **options), sources)
+                objects = pool.map(lambda source: compile_one(source, options), sources)
                 return [path for paths in objects for path in paths]
 
-        compiler.compile = side_by_side
+        compiler.compile = compile_all
         try:
             super().build_extensions()
         except (CCompilerError, ExecError, PlatformError) as error:
@@ -52,10 +59,46 @@ class build_with_flags(build_ext):
             sys.exit(NO_COMPILER.format(compiler=command[0], error=error))
 
 
-core = Extension(
-    "fastdrop._core",
-    ["fastdrop/_core.pyx", *sorted(map(str, Path("src").glob("*.c")))],
-    include_dirs=["src"],
-    depends=sorted(map(str, Path("src").glob("*.h"))),
+CYTHON = [
+    "kernels",
+    "rates",
+    "arrays",
+    "recipe",
+    "mask",
+    "noise",
+    "generator",
+    "rules",
+    "fused",
+    "layer",
+]
+PYTHON = ["functional"]  # compiled all the same, for its calls are short; see functional.pxd
+HEADERS = sorted(map(str, [*Path("src").glob("*.h"), *Path("fastdrop").glob("*.pxd")]))
+
+
+def module(source, *more):
+    return Extension(
+        f"fastdrop.{Path(source).stem}",
+        [source, *more],
+        include_dirs=["src", np.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+        extra_link_args=LINK.get(sys.platform, []),
+        depends=HEADERS,
+    )
+
+
+for name in PYTHON:  # cythonize does not look at what their .pxd depend on
+    Path(f"fastdrop/{name}.c").unlink(missing_ok=True)
+kernels, *others = [f"fastdrop/{name}.pyx" for name in CYTHON]
+others += [f"fastdrop/{name}.py" for name in PYTHON]
+setup(
+    ext_modules=cythonize(
+        [module(kernels, *sorted(map(str, Path("src").glob("*.c")))), *map(module, others)],
+        nthreads=os.cpu_count() or 1,
+        compiler_directives={
+            "language_level": 3,
+            "annotation_typing": False,
+            "freethreading_compatible": True,
+        },
+    ),
+    cmdclass={"build_ext": build_side_by_side},
 )
-setup(ext_modules=cythonize([core]), cmdclass={"build_ext": build_with_flags})

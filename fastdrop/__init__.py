@@ -1,10 +1,10 @@
 """Dropout on NumPy arrays at the cost of a copy; the mask is a recipe, not an array."""
 
 try:
-    from fastdrop import _core as _core
+    from fastdrop import kernels as kernels
 except ImportError as error:
     raise ImportError(
-        f"fastdrop's compiled module is missing or broken ({error}); in a checkout, run: "
+        f"fastdrop's compiled modules are missing or broken ({error}); in a checkout, run: "
         "pip install -e ."
     ) from error
 
@@ -12,9 +12,7 @@ from fastdrop import nn
 from fastdrop.config import (
     available_isas,
     get_isa,
-    get_num_threads,
     set_isa,
-    set_num_threads,
     show_config,
     version,
 )
@@ -38,6 +36,7 @@ from fastdrop.functional import (
 from fastdrop.generator import Generator, seed
 from fastdrop.mask import Mask
 from fastdrop.noise import Noise
+from fastdrop.threads import get_num_threads, set_num_threads
 
 __version__ = version()
 

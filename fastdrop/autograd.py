@@ -9,7 +9,7 @@ import numpy as np
 from autograd.extend import defjvp, defvjp, primitive
 from autograd.tracer import getval, isbox
 
-from fastdrop import functional
+from fastdrop import rules
 from fastdrop.arrays import Array, as_input
 from fastdrop.mask import Mask
 
@@ -114,10 +114,8 @@ def dropout(
     >>> grad(lambda w: np.sum(grad(loss)(w)))(np.arange(8.0))
     array([4., 0., 4., 0., 4., 0., 4., 4.])
     """
-    array, _ = as_input(getval(x), "x")
-    mask = functional.recipe(
-        array.shape, p, training=training, rng=rng, noise_shape=noise_shape, mode=mode
-    )
+    array = as_input(getval(x), "x")
+    mask = rules.elements(p, noise_shape, mode).mask(array.shape, training, rng)
     if training or mask.scale != 1.0:
         y = _apply(x, mask)
     else:

@@ -12,7 +12,7 @@ import numpy as np
 from dask.array.utils import meta_from_array
 from dask.layers import ArrayBlockwiseDep
 
-from fastdrop import functional
+from fastdrop import rules
 from fastdrop.arrays import Array, as_input
 from fastdrop.mask import Mask
 
@@ -118,9 +118,7 @@ def dropout(
     True
     """
     shape = _known_shape(x, "x")
-    mask = functional.recipe(
-        shape, p, training=training, rng=rng, noise_shape=noise_shape, mode=mode
-    )
+    mask = rules.elements(p, noise_shape, mode).mask(shape, training, rng)
     y = x if not training and mask.scale == 1.0 else _map(_apply, mask, x)
     return (y, mask) if return_mask else y
 

@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, overload
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-from fastdrop import _core, generator, parallel
-from fastdrop.arrays import Array, as_bits, as_input, finish, pair
-from fastdrop.generator import Generator
-from fastdrop.mask import (
-    Fields,
-    Mask,
-    check_p,
-    drop_threshold,
-    identity,
-    periodic,
-    rate_of,
-    run,
-    run_bias_grad,
-    run_residual,
-    scale_of,
-)
-from fastdrop.noise import Noise, check_sd
-from fastdrop.recipe import strides_of, whole_strides
+from fastdrop import connect, fused, rules
+from fastdrop.arrays import Array
+from fastdrop.mask import Mask
 
 __all__ = [
     "alpha_dropout",
@@ -48,7 +30,6 @@ __all__ = [
 ]
 
 Mode = Literal["upscale_in_train", "downscale_in_infer"]
-MODES = ("upscale_in_train", "downscale_in_infer")
 
 
 @overload
@@ -189,79 +170,9 @@ def dropout(
     array([[2., 2., 2.],
            [0., 0., 0.]])
     """
-    # the call that trainers make most, in one step; whatever is unusual takes the way below
-    if (
-        type(x) is np.ndarray
-        and (out is None or type(out) is np.ndarray)
-        and type(p) is float
-        and 0.0 <= p <= 1.0
-        and type(rng) is Generator
-        and noise_shape is None
-        and training
-        and mode == "upscale_in_train"
-    ):
-        y = np.empty(x.shape, x.dtype) if out is None else out
-        threshold, scale = rate_of(p)
-        limit = parallel.PARALLEL_FROM_BYTES
-        taken = _core.apply_small(y, x, False, rng._take, threshold, scale, None, limit)
-        if taken is None:
-            bits = as_bits(y, x)
-            if bits is not None:
-                taken = _core.apply_small(*bits, True, rng._take, threshold, scale, None, limit)
-        if taken is not None:
-            if not return_mask:
-                return y
-            fields = Fields(*taken, p, scale, 0.0, 0.0, 0, x.shape, whole_strides(x.shape))
-            return y, Mask._of(fields)
-        del y  # a large array would otherwise be allocated twice
-
-    p = check_p(p)
-    check_mode(mode)
-    upscale = mode == "upscale_in_train"
-    y, mask = _dropout(
-        x,
-        p,
-        training,
-        rng,
-        lambda shape: strides_of(shape, noise_shape),
-        (scale_of(p) if upscale else 1.0, 0.0, 0.0),
-        out,
-        infer_scale=None if upscale else 1.0 - p,
-    )
-    return (y, mask) if return_mask else y
-
-
-def _dropout(
-    x: ArrayLike,
-    p: float,
-    training: bool,
-    rng: Any,
-    strides: Callable[[tuple[int, ...]], tuple[int, ...]],
-    values: tuple[float, float, float],
-    out: Array | None,
-    infer_scale: float | None = None,
-    name: str = "x",
-) -> tuple[Array, Mask]:
-    """Apply any member of the family: `strides` shares decisions, `values` are a Mask's.
-
-    In inference the result is x itself, or scaled where `infer_scale` is given.
-    """
-    source = generator.check_rng(rng)
-    array, dtype = as_input(x, name)
-    steps = strides(array.shape)
-    if not training:
-        if infer_scale is not None or out is not None:
-            mask = identity(array.shape, 1.0 if infer_scale is None else infer_scale)
-            return mask.apply(array, out), mask
-        return (x if isinstance(x, np.ndarray) else array), identity(array.shape)
-
-    array, target = pair(array, out)
-    seed, position = generator.take(source)
-    recipe = seed, position, drop_threshold(p)
-    used = values if values[1] or values[2] else values[:1]
-    run(target, array, dtype, recipe, used, (0, array.shape, steps))
-    y = finish(target, out)
-    return y, Mask._of(Fields(seed, position, p, *values, 0, y.shape, steps))
+    result: Array | tuple[Array, Mask]
+    result = rules.elements(p, noise_shape, mode).drop(x, training, rng, out, return_mask)
+    return result
 
 
 def dropout1d(
@@ -324,8 +235,7 @@ def dropout1d(
            [0., 0.],
            [2., 2.]])
     """
-    y, mask = _channels("dropout1d", 1, x, p, training, rng, data_format, out)
-    return (y, mask) if return_mask else y
+    return rules.channels(1, p, data_format).drop(x, training, rng, out, return_mask)
 
 
 def dropout2d(
@@ -392,8 +302,7 @@ def dropout2d(
     <BLANKLINE>
             [[2., 2.]]]])
     """
-    y, mask = _channels("dropout2d", 2, x, p, training, rng, data_format, out)
-    return (y, mask) if return_mask else y
+    return rules.channels(2, p, data_format).drop(x, training, rng, out, return_mask)
 
 
 def dropout3d(
@@ -454,8 +363,7 @@ def dropout3d(
     >>> fd.dropout3d(np.ones((3, 1, 1, 2)), 0.5, rng=0).ravel()
     array([2., 2., 0., 0., 2., 2.])
     """
-    y, mask = _channels("dropout3d", 3, x, p, training, rng, data_format, out)
-    return (y, mask) if return_mask else y
+    return rules.channels(3, p, data_format).drop(x, training, rng, out, return_mask)
 
 
 def alpha_dropout(
@@ -520,10 +428,7 @@ def alpha_dropout(
     >>> bool(abs(y.mean()) < 0.01 and abs(y.std() - 1) < 0.01)
     True
     """
-    p = check_p(p)
-    values = alpha_values(p)
-    y, mask = _dropout(x, p, training, rng, lambda s: strides_of(s, noise_shape), values, out)
-    return (y, mask) if return_mask else y
+    return rules.alpha(p, noise_shape).drop(x, training, rng, out, return_mask)
 
 
 def feature_alpha_dropout(
@@ -582,9 +487,7 @@ def feature_alpha_dropout(
     >>> bool((y == y[..., :1]).all())
     True
     """
-    p = check_p(p)
-    y, mask = _dropout(x, p, training, rng, _feature_strides, alpha_values(p), out)
-    return (y, mask) if return_mask else y
+    return rules.alpha_features(p).drop(x, training, rng, out, return_mask)
 
 
 def drop_path(
@@ -648,10 +551,7 @@ def drop_path(
            [2., 2.],
            [0., 0.]])
     """
-    p = check_p(p)
-    scale = scale_of(p) if scale_by_keep else 1.0
-    y, mask = _dropout(x, p, training, rng, _example_strides, (scale, 0.0, 0.0), out)
-    return (y, mask) if return_mask else y
+    return rules.examples(p, scale_by_keep).drop(x, training, rng, out, return_mask)
 
 
 def locked_dropout(
@@ -714,11 +614,7 @@ def locked_dropout(
     <BLANKLINE>
            [[2., 0., 2., 0.]]])
     """
-    p = check_p(p)
-    y, mask = _dropout(
-        x, p, training, rng, lambda s: _locked_strides(s, time_axis), (scale_of(p), 0.0, 0.0), out
-    )
-    return (y, mask) if return_mask else y
+    return rules.locked(p, time_axis).drop(x, training, rng, out, return_mask)
 
 
 def embedding_dropout(
@@ -778,10 +674,7 @@ def embedding_dropout(
            [0., 0.],
            [2., 2.]])
     """
-    p = check_p(p)
-    values = scale_of(p), 0.0, 0.0
-    y, mask = _dropout(weight, p, training, rng, _row_strides, values, out, name="weight")
-    return (y, mask) if return_mask else y
+    return rules.rows(p).drop(weight, training, rng, out, return_mask, "weight")
 
 
 def gaussian_dropout(
@@ -843,9 +736,7 @@ def gaussian_dropout(
     >>> bool((noise.backward(np.ones(100_000)) == y).all())
     True
     """
-    p = check_gaussian_p(p)
-    y, noise = _noise(x, math.sqrt(p / (1.0 - p)), False, training, rng, out)
-    return (y, noise) if return_mask else y
+    return rules.gaussian(p).drop(x, training, rng, out, return_mask)
 
 
 def gaussian_noise(
@@ -899,39 +790,7 @@ def gaussian_noise(
     >>> round(float(y.mean()), 2), round(float(y.std()), 2)
     (7.0, 0.1)
     """
-    y, noise = _noise(x, check_stddev(stddev), True, training, rng, out)
-    return (y, noise) if return_mask else y
-
-
-def _noise(
-    x: ArrayLike, sd: float, additive: bool, training: bool, rng: Any, out: Array | None
-) -> tuple[Array, Noise]:
-    source = generator.check_rng(rng)
-    array, _ = as_input(x, "x")
-    if not training:
-        noise = Noise(0, 0, array.shape, 0.0, additive=additive)
-        if out is not None:
-            return noise.apply(array, out), noise
-        return (x if isinstance(x, np.ndarray) else array), noise
-    noise = Noise(0, 0, array.shape, sd, additive=additive)
-    array, target = pair(array, out)
-    seed, position = generator.take(source)
-    noise = Noise._of(noise._recipe._replace(seed=seed, position=position))
-    noise.apply(array, target)
-    return finish(target, out), noise
-
-
-def check_gaussian_p(p: Any) -> float:
-    """Return the rate of `gaussian_dropout` as a float, or say what is wrong with it."""
-    value = check_p(p)
-    if value == 1.0:
-        raise ValueError("p=1.0: the noise would be infinite; gaussian_dropout takes p in [0, 1)")
-    return value
-
-
-def check_stddev(stddev: Any) -> float:
-    """Return the standard deviation of `gaussian_noise`, likewise."""
-    return check_sd(stddev, "stddev")
+    return rules.additive(stddev).drop(x, training, rng, out, return_mask)
 
 
 def dropout_add(
@@ -1003,28 +862,7 @@ def dropout_add(
     >>> dbias
     array([4., 0., 4., 2.])
     """
-    p = check_p(p)
-    source = generator.check_rng(rng)
-    array, dtype = as_input(x, "x")
-    rows, _ = as_input(residual, "residual")
-    _must_fit(rows, "residual", array.shape, array.dtype)
-    columns = np.full(1, -0.0, array.dtype)  # adds nothing, not even to -0.0
-    if bias is not None:
-        columns, _ = as_input(bias, "bias")
-        _must_fit(columns, "bias", array.shape[-1:] or (1,), array.dtype)
-    strides = strides_of(array.shape)
-    array, target = pair(array, out)
-    rows, _ = pair(rows, target)
-    columns = periodic(columns)
-    if training:
-        scale = scale_of(p)
-        mask = Mask._of(
-            Fields(*generator.take(source), p, scale, 0.0, 0.0, 0, array.shape, strides)
-        )
-    else:
-        mask = identity(array.shape)
-    run_residual(target, array, dtype, mask, rows, columns)
-    y = finish(target, out)
+    y, mask = fused.add(x, residual, p, bias, training, rng, out)
     return (y, mask) if return_mask else y
 
 
@@ -1072,19 +910,7 @@ def dropout_add_backward(
     >>> fd.dropout_add_backward(np.ones((3, 2)), mask)[1]
     array([6., 0.])
     """
-    if not isinstance(mask, Mask):
-        raise TypeError(f"mask must be a Mask, not {type(mask).__name__}")
-    array, dtype = as_input(grad, "grad")
-    if array.shape != mask.shape:
-        raise ValueError(f"grad has shape {array.shape}; the mask is for {mask.shape}")
-    axes = zip(mask.shape, mask._window[2], whole_strides(mask.shape), strict=True)
-    if 0 not in mask.shape and any(n != 1 and step != whole for n, step, whole in axes):
-        raise ValueError(
-            "the mask is not one of whole, consecutive rows; sum mask.backward(grad) instead"
-        )
-    array, target = pair(array, out)
-    dbias = run_bias_grad(target, array, dtype, mask)
-    return finish(target, out), dbias
+    return fused.add_backward(grad, mask, out)
 
 
 def drop_connect(
@@ -1155,27 +981,7 @@ def drop_connect(
            [2., 6.],
            [4., 4.]])
     """
-    p = check_p(p)
-    source = generator.check_rng(rng)
-    x, weight = _linear(x, weight)
-    if bias is not None:
-        bias, _ = as_input(bias, "bias")
-        _must_fit(bias, "bias", weight.shape[1:], x.dtype)
-    shape = (len(x), *weight.shape)
-    strides = strides_of(shape)
-    kind, (x, weight) = x.dtype, _widened(x, weight)
-    if training:
-        y, dropped = np.empty((len(x), weight.shape[1]), x.dtype), np.empty_like(weight)
-        scale = scale_of(p)
-        mask = Mask._of(Fields(*generator.take(source), p, scale, 0.0, 0.0, 0, shape, strides))
-        for n in range(len(x)):
-            y[n] = x[n] @ mask[n].apply(weight, dropped)
-    else:
-        mask = identity(shape)
-        y = x @ weight
-    if bias is not None:
-        y += bias.astype(y.dtype)
-    y = y.astype(kind, copy=False)
+    y, mask = connect.forward(x, weight, p, bias, training, rng)
     return (y, mask) if return_mask else y
 
 
@@ -1220,167 +1026,4 @@ def drop_connect_backward(
     >>> bool((dweight == mask.apply(np.ones(mask.shape)).sum(0)).all())
     True
     """
-    x, weight = _linear(x, weight)
-    grad, _ = as_input(grad, "grad")
-    _must_fit(grad, "grad", (len(x), weight.shape[1]), x.dtype)
-    if not isinstance(mask, Mask):
-        raise TypeError(f"mask must be a Mask, not {type(mask).__name__}")
-    if mask.shape != (len(x), *weight.shape):
-        raise ValueError(f"mask has shape {mask.shape}; it must be {(len(x), *weight.shape)}")
-    kind, (x, weight, grad) = x.dtype, _widened(x, weight, grad)
-    if mask.p == 0.0 and mask.scale == 1.0:  # of inference, or as good
-        dx, dweight = grad @ weight.T, x.T @ grad
-    else:
-        dx, dweight, dropped = np.empty_like(x), np.zeros_like(weight), np.empty_like(weight)
-        for n in range(len(x)):
-            dx[n] = grad[n] @ mask[n].apply(weight, dropped).T
-            np.multiply.outer(x[n], grad[n], out=dropped)
-            dweight += mask[n].apply(dropped, dropped)
-    return dx.astype(kind, copy=False), dweight.astype(kind, copy=False)
-
-
-def _linear(x: Any, weight: Any) -> tuple[Array, Array]:
-    """Check the two factors of a linear layer."""
-    x, _ = as_input(x, "x")
-    weight, _ = as_input(weight, "weight")
-    if x.ndim != 2:
-        raise ValueError(f"x has shape {x.shape}; it must be (N, F_in)")
-    if weight.ndim != 2 or len(weight) != x.shape[1]:
-        raise ValueError(
-            f"weight has shape {weight.shape}; with this x it must be ({x.shape[1]}, F_out)"
-        )
-    if weight.dtype != x.dtype:
-        raise TypeError(f"weight has dtype {weight.dtype}; it must be that of x, {x.dtype}")
-    kind = x.dtype.newbyteorder("=")
-    return np.ascontiguousarray(x, kind), np.ascontiguousarray(weight, kind)
-
-
-def _widened(*arrays: Array) -> list[Array]:
-    """Return arrays in the type to sum products in, C-contiguous and native."""
-    real = np.float64 if arrays[0].dtype == np.float64 else np.float32
-    return [np.ascontiguousarray(a, real) for a in arrays]
-
-
-def _must_fit(array: Array, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    if array.dtype.newbyteorder("=") != dtype.newbyteorder("="):
-        raise TypeError(f"{name} has dtype {array.dtype}; it must be that of x, {dtype}")
-    if array.shape != shape:
-        raise ValueError(f"{name} has shape {array.shape}; with this x it must be {shape}")
-
-
-# ---- which axes share their decisions ------------------------------------------------------------
-
-
-def _channels(
-    name: str,
-    spatial: int,
-    x: ArrayLike,
-    p: float,
-    training: bool,
-    rng: Any,
-    data_format: str,
-    out: Array | None,
-) -> tuple[Array, Mask]:
-    """Drop channels of an array with `spatial` axes, by PyTorch's rules on its rank."""
-    if data_format not in ("channels_first", "channels_last"):
-        raise ValueError(
-            f"data_format={data_format!r} is unknown; it must be channels_first or channels_last"
-        )
-    p = check_p(p)
-    batched = spatial + 2
-    ranks = (batched - 1, batched)
-
-    def strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-        n = len(shape)
-        if n not in ranks:
-            raise ValueError(
-                f"{name}: x has shape {shape}, {n} axes; it must have {ranks[0]} or {ranks[1]}"
-            )
-        has_batch = n == batched or spatial == 2
-        if spatial == 2 and n == 3:
-            warnings.warn(
-                f"{name}: x of shape {shape} is taken as a batch of sequences, not as an image; "
-                "give x[None] for that, or use dropout1d",
-                UserWarning,
-                stacklevel=5,
-            )
-        noise = [1] * n
-        channel = n - 1 if data_format == "channels_last" else int(has_batch)
-        noise[channel] = shape[channel]
-        if has_batch:
-            noise[0] = shape[0]
-        return strides_of(shape, noise)
-
-    return _dropout(x, p, training, rng, strides, (scale_of(p), 0.0, 0.0), out)
-
-
-def _feature_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    if len(shape) < 2:
-        raise ValueError(f"x has shape {shape}; it must be (N, C, ...), at least two axes")
-    return strides_of(shape, (*shape[:2], *(1,) * (len(shape) - 2)))
-
-
-def _example_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    if not shape:
-        raise ValueError("x is 0-d; it must be (N, ...), at least one axis")
-    return strides_of(shape, (shape[0], *(1,) * (len(shape) - 1)))
-
-
-def _row_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    if len(shape) != 2:
-        raise ValueError(f"weight has shape {shape}; it must be (V, D), one row a word")
-    return strides_of(shape, (shape[0], 1))
-
-
-def _locked_strides(shape: tuple[int, ...], time_axis: int) -> tuple[int, ...]:
-    if not isinstance(time_axis, int | np.integer):
-        raise TypeError(f"time_axis must be an int, not {type(time_axis).__name__}")
-    if not -len(shape) <= time_axis < len(shape):
-        raise ValueError(f"time_axis={time_axis} is none of the axes of x, whose shape is {shape}")
-    noise = list(shape)
-    noise[time_axis] = 1
-    return strides_of(shape, noise)
-
-
-# ---- constants of alpha dropout ------------------------------------------------------------------
-
-# -scale * alpha of SELU (Klambauer et al. 2017): what it tends to for very negative inputs
-_SELU_SATURATION = -1.7580993408473766
-
-
-def alpha_values(p: float) -> tuple[float, float, float]:
-    """Scale, shift and fill that keep mean 0 and variance 1; zeros where nothing is kept."""
-    q = 1.0 - p
-    if q == 0.0:
-        return 0.0, 0.0, 0.0
-    a = (q + _SELU_SATURATION**2 * q * p) ** -0.5
-    b = -a * p * _SELU_SATURATION
-    return a, b, a * _SELU_SATURATION + b
-
-
-def recipe(
-    shape: tuple[int, ...],
-    p: float,
-    *,
-    training: bool,
-    rng: Any,
-    noise_shape: int | Sequence[int | None] | None = None,
-    mode: str = "upscale_in_train",
-) -> Mask:
-    """Return the mask of a `dropout` call, for integrations that apply it themselves.
-
-    In training it takes one position, after all checks; in inference it keeps everything.
-    """
-    source = generator.check_rng(rng)
-    check_mode(mode)
-    upscale = mode == "upscale_in_train"
-    mask = Mask(0, 0, shape, p, noise_shape=noise_shape, scale=None if upscale else 1.0)
-    if not training:
-        return identity(mask.shape, 1.0 if upscale else 1.0 - mask.p)
-    return mask._at(*generator.take(source))
-
-
-def check_mode(mode: Any) -> None:
-    """Raise ValueError unless the mode is known."""
-    if mode not in MODES:
-        raise ValueError(f"mode={mode!r} is unknown; it must be one of {', '.join(MODES)}")
+    return connect.backward(grad, x, weight, mask)

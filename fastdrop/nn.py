@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, Self, overload
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastdrop import functional
+from fastdrop import functional, rules
 from fastdrop.arrays import Array
-from fastdrop.config import STREAM
-from fastdrop.generator import Generator, check_rng
-from fastdrop.mask import Mask, check_p
-from fastdrop.recipe import as_int
+from fastdrop.layer import NO_MASK, Layer, Setting
+from fastdrop.mask import Mask
+from fastdrop.montecarlo import mc_samples
+from fastdrop.rules import Rule
 
 __all__ = [
     "AlphaDropout",
@@ -33,185 +33,8 @@ __all__ = [
     "mc_samples",
 ]
 
-_NO_MASK = "backward before the first forward: there is no mask yet"
 
-
-class _Layer:
-    """What all layers have: the rate, the generator, the mask of the last pass, the state."""
-
-    _function: ClassVar[str]  # of fastdrop.functional
-    _settings: ClassVar[dict[str, Any]] = {}  # its further arguments and defaults
-    _rate: ClassVar[str] = "p"  # its second argument
-    _check: ClassVar[staticmethod[..., float]] = staticmethod(check_p)  # of that
-
-    def __init__(self, p: float = 0.5, *, rng: Any = None) -> None:
-        setattr(self, self._rate, p)
-        self.training = True
-        self.mask: Mask | None = None
-        self._rng: Generator | None = None
-        self._owns_rng = rng is not None and not isinstance(rng, Generator)
-        if rng is not None:
-            source = check_rng(rng)
-            self._rng = source if isinstance(source, Generator) else Generator(source)
-
-    def _drop(self, x: ArrayLike, out: Array | None) -> tuple[Array, Mask]:
-        """Apply the layer's function, in training or not."""
-        result: tuple[Array, Mask] = getattr(functional, self._function)(
-            x,
-            self._p,
-            training=self.training,
-            rng=self._rng,
-            out=out,
-            return_mask=True,
-            **{name: getattr(self, name) for name in self._settings},
-        )
-        return result
-
-    @property
-    def p(self) -> float:
-        """Probability of dropping."""
-        return self._p
-
-    @p.setter
-    def p(self, p: float) -> None:
-        self._p = self._check(p)
-
-    @overload
-    def forward(
-        self, x: ArrayLike, out: Array | None = ..., return_mask: Literal[False] = ...
-    ) -> Array: ...
-    @overload
-    def forward(
-        self, x: ArrayLike, out: Array | None = ..., *, return_mask: Literal[True]
-    ) -> tuple[Array, Mask]: ...
-    def forward(
-        self, x: ArrayLike, out: Array | None = None, return_mask: bool = False
-    ) -> Array | tuple[Array, Mask]:
-        """Apply dropout; remember its mask.
-
-        Parameters
-        ----------
-        x : array_like
-            Of any shape.
-        out : ndarray, optional
-            Where to put the result, see `dropout`.
-        return_mask : bool, optional
-            Whether to return the mask too.
-
-        Returns
-        -------
-        y : ndarray
-            Of x's shape and dtype. In evaluation x itself, unless the layer scales it there.
-        mask : Mask
-            Only with ``return_mask=True``.
-
-        Raises
-        ------
-        TypeError, ValueError, OverflowError
-            As the function of the layer. The layer is then as it was.
-        """
-        y, self.mask = self._drop(x, out)
-        return (y, self.mask) if return_mask else y
-
-    __call__ = forward
-
-    def __init_subclass__(cls) -> None:
-        cls.__call__ = cls.forward  # type: ignore[method-assign]  # layer(x) is layer.forward(x)
-
-    def backward(
-        self, grad: ArrayLike, out: Array | None = None, mask: Mask | None = None
-    ) -> Array:
-        """Gradient by the input of a forward pass.
-
-        Parameters
-        ----------
-        grad : array_like
-            Gradient by its output.
-        out : ndarray, optional
-            Where to put the result; ``out=grad`` works in place.
-        mask : Mask, optional
-            Which forward pass, by default the last.
-
-        Returns
-        -------
-        ndarray
-
-        Raises
-        ------
-        RuntimeError
-            Before the first forward pass.
-        TypeError, ValueError
-            As `Mask.backward`; ValueError where the shape is not that of the forward pass.
-        """
-        mask = self.mask if mask is None else mask
-        if mask is None:
-            raise RuntimeError(_NO_MASK)
-        return mask.backward(grad, out)
-
-    def train(self, mode: bool = True) -> Self:
-        """Drop from now on (or not, with False); returns the layer."""
-        self.training = bool(mode)
-        return self
-
-    def eval(self) -> Self:
-        """Pass inputs on from now on; returns the layer."""
-        return self.train(False)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` needs to go on bit for bit; JSON holds it exactly.
-
-        Returns
-        -------
-        dict
-            ``stream``, ``p`` (or ``stddev``), and ``generator``: the state of the layer's own
-            generator, None where it shares one (then save that generator's ``state`` yourself).
-        """
-        own = self._rng.state if self._owns_rng and self._rng is not None else None
-        return {"stream": STREAM, self._rate: self._p, "generator": own}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state that `state_dict` returned.
-
-        Parameters
-        ----------
-        state : dict
-            Of a layer that came by its generator in the same way.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If it is no such dict, is of an unknown stream, or holds a generator where the layer
-            owns none, or the other way round. The layer is then as it was.
-        """
-        if not isinstance(state, dict):
-            raise TypeError(f"state must be a dict, not {type(state).__name__}")
-        if state.get("stream") != STREAM:
-            raise ValueError(
-                f"state has stream {state.get('stream')!r}; this version of fastdrop knows {STREAM}"
-            )
-        if not {self._rate, "generator"} <= state.keys():
-            raise ValueError(f"state needs {self._rate!r} and 'generator'; it has {sorted(state)}")
-        p, own = self._check(state[self._rate]), state["generator"]
-        if (own is not None) != self._owns_rng:
-            raise ValueError(
-                "state holds a generator but the layer shares its own with others"
-                if own is not None
-                else "state holds no generator but the layer owns one: it was saved from a layer "
-                "that shared its generator"
-            )
-        if own is not None and self._rng is not None:
-            self._rng.state = own
-        self._p = p
-
-    def __repr__(self) -> str:
-        shown = [f"{self._rate}={self._p}"]
-        for name, default in self._settings.items():
-            if getattr(self, name) != default:
-                shown.append(f"{name}={getattr(self, name)!r}")
-        return f"{type(self).__name__}({', '.join(shown)})"
-
-
-class Dropout(_Layer):
+class Dropout(Layer):
     """Dropout layer: drops in training, passes its input on in evaluation.
 
     Parameters
@@ -278,8 +101,8 @@ class Dropout(_Layer):
     array([1., 1., 1., 1.])
     """
 
-    _function = "dropout"
-    _settings: ClassVar[dict[str, Any]] = {"noise_shape": None, "mode": "upscale_in_train"}
+    noise_shape: Setting[int | Sequence[int | None] | None] = Setting(None)
+    mode: Setting[str] = Setting("upscale_in_train")
 
     def __init__(
         self,
@@ -289,26 +112,15 @@ class Dropout(_Layer):
         rng: Any = None,
         mode: str = "upscale_in_train",
     ) -> None:
-        functional.check_mode(mode)
-        super().__init__(p, rng=rng)
         self.noise_shape = noise_shape
         self.mode = mode
+        super().__init__(p, rng=rng)
 
-    def _drop(self, x: ArrayLike, out: Array | None) -> tuple[Array, Mask]:
-        # spelt out, for this is the layer that trainers call most
-        return functional.dropout(
-            x,
-            self._p,
-            training=self.training,
-            rng=self._rng,
-            noise_shape=self.noise_shape,
-            mode=self.mode,
-            out=out,
-            return_mask=True,
-        )
+    def _rule(self, p: float) -> Rule:
+        return rules.elements(p, self.noise_shape, self.mode)
 
 
-class Dropout1d(_Layer):
+class Dropout1d(Layer):
     """Dropout of whole channels, of sequences.
 
     Parameters
@@ -345,17 +157,19 @@ class Dropout1d(_Layer):
     (2, 3, 1)
     """
 
-    _function = "dropout1d"
-    _settings: ClassVar[dict[str, Any]] = {"data_format": "channels_first"}
+    data_format: Setting[str] = Setting("channels_first")
 
     def __init__(
         self, p: float = 0.5, *, data_format: str = "channels_first", rng: Any = None
     ) -> None:
-        super().__init__(p, rng=rng)
         self.data_format = data_format
+        super().__init__(p, rng=rng)
+
+    def _rule(self, p: float) -> Rule:
+        return rules.channels(1, p, self.data_format)
 
 
-class Dropout2d(_Layer):
+class Dropout2d(Layer):
     """Dropout of whole channels, of images.
 
     Parameters
@@ -392,17 +206,19 @@ class Dropout2d(_Layer):
     (2, 3, 1, 1)
     """
 
-    _function = "dropout2d"
-    _settings: ClassVar[dict[str, Any]] = {"data_format": "channels_first"}
+    data_format: Setting[str] = Setting("channels_first")
 
     def __init__(
         self, p: float = 0.5, *, data_format: str = "channels_first", rng: Any = None
     ) -> None:
-        super().__init__(p, rng=rng)
         self.data_format = data_format
+        super().__init__(p, rng=rng)
+
+    def _rule(self, p: float) -> Rule:
+        return rules.channels(2, p, self.data_format)
 
 
-class Dropout3d(_Layer):
+class Dropout3d(Layer):
     """Dropout of whole channels, of volumes.
 
     Parameters
@@ -439,17 +255,19 @@ class Dropout3d(_Layer):
     (2, 3, 1, 1, 1)
     """
 
-    _function = "dropout3d"
-    _settings: ClassVar[dict[str, Any]] = {"data_format": "channels_first"}
+    data_format: Setting[str] = Setting("channels_first")
 
     def __init__(
         self, p: float = 0.5, *, data_format: str = "channels_first", rng: Any = None
     ) -> None:
-        super().__init__(p, rng=rng)
         self.data_format = data_format
+        super().__init__(p, rng=rng)
+
+    def _rule(self, p: float) -> Rule:
+        return rules.channels(3, p, self.data_format)
 
 
-class AlphaDropout(_Layer):
+class AlphaDropout(Layer):
     """Alpha dropout, for self-normalizing networks: keeps mean 0 and variance 1.
 
     Parameters
@@ -486,8 +304,7 @@ class AlphaDropout(_Layer):
     2
     """
 
-    _function = "alpha_dropout"
-    _settings: ClassVar[dict[str, Any]] = {"noise_shape": None}
+    noise_shape: Setting[int | Sequence[int | None] | None] = Setting(None)
 
     def __init__(
         self,
@@ -496,11 +313,14 @@ class AlphaDropout(_Layer):
         noise_shape: int | Sequence[int | None] | None = None,
         rng: Any = None,
     ) -> None:
-        super().__init__(p, rng=rng)
         self.noise_shape = noise_shape
+        super().__init__(p, rng=rng)
+
+    def _rule(self, p: float) -> Rule:
+        return rules.alpha(p, self.noise_shape)
 
 
-class FeatureAlphaDropout(_Layer):
+class FeatureAlphaDropout(Layer):
     """Alpha dropout of whole channels.
 
     Parameters
@@ -535,10 +355,14 @@ class FeatureAlphaDropout(_Layer):
     (8, 3, 1)
     """
 
-    _function = "feature_alpha_dropout"
+    def __init__(self, p: float = 0.5, *, rng: Any = None) -> None:
+        super().__init__(p, rng=rng)
+
+    def _rule(self, p: float) -> Rule:
+        return rules.alpha_features(p)
 
 
-class DropPath(_Layer):
+class DropPath(Layer):
     """Stochastic depth: drops whole examples of a residual branch.
 
     Parameters
@@ -574,15 +398,17 @@ class DropPath(_Layer):
     array([2., 0., 2., 0.])
     """
 
-    _function = "drop_path"
-    _settings: ClassVar[dict[str, Any]] = {"scale_by_keep": True}
+    scale_by_keep: Setting[bool] = Setting(True)
 
     def __init__(self, p: float = 0.0, *, scale_by_keep: bool = True, rng: Any = None) -> None:
-        super().__init__(p, rng=rng)
         self.scale_by_keep = scale_by_keep
+        super().__init__(p, rng=rng)
+
+    def _rule(self, p: float) -> Rule:
+        return rules.examples(p, self.scale_by_keep)
 
 
-class LockedDropout(_Layer):
+class LockedDropout(Layer):
     """One mask for all time steps of a sequence, as in AWD-LSTM.
 
     Parameters
@@ -619,15 +445,17 @@ class LockedDropout(_Layer):
     True
     """
 
-    _function = "locked_dropout"
-    _settings: ClassVar[dict[str, Any]] = {"time_axis": 0}
+    time_axis: Setting[int] = Setting(0)
 
     def __init__(self, p: float = 0.5, *, time_axis: int = 0, rng: Any = None) -> None:
-        super().__init__(p, rng=rng)
         self.time_axis = time_axis
+        super().__init__(p, rng=rng)
+
+    def _rule(self, p: float) -> Rule:
+        return rules.locked(p, self.time_axis)
 
 
-class EmbeddingDropout(_Layer):
+class EmbeddingDropout(Layer):
     """Dropout of whole rows of an embedding matrix, that is of word types.
 
     Parameters
@@ -662,10 +490,14 @@ class EmbeddingDropout(_Layer):
     array([2., 0., 2., 0.])
     """
 
-    _function = "embedding_dropout"
+    def __init__(self, p: float = 0.5, *, rng: Any = None) -> None:
+        super().__init__(p, rng=rng)
+
+    def _rule(self, p: float) -> Rule:
+        return rules.rows(p)
 
 
-class WeightDropout(_Layer):
+class WeightDropout(Layer):
     """Dropout of weights, one mask for a batch, as in AWD-LSTM.
 
     Parameters
@@ -706,10 +538,14 @@ class WeightDropout(_Layer):
            [2., 0., 2., 2.]])
     """
 
-    _function = "dropout"
+    def __init__(self, p: float = 0.5, *, rng: Any = None) -> None:
+        super().__init__(p, rng=rng)
+
+    def _rule(self, p: float) -> Rule:
+        return rules.elements(p, None, "upscale_in_train")
 
 
-class DropConnect(_Layer):
+class DropConnect(Layer):
     """A linear map of which each example drops its own weights.
 
     Parameters
@@ -747,6 +583,12 @@ class DropConnect(_Layer):
     ((3, 4), (4, 2), array([3., 3.]))
     """
 
+    def __init__(self, p: float = 0.5, *, rng: Any = None) -> None:
+        super().__init__(p, rng=rng)
+
+    def _rule(self, p: float) -> Rule:
+        return rules.elements(p, None, "upscale_in_train")
+
     def forward(  # type: ignore[override]
         self, x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None
     ) -> Array:
@@ -773,7 +615,7 @@ class DropConnect(_Layer):
         """
         y: Array
         y, self.mask = functional.drop_connect(
-            x, weight, self._p, bias=bias, training=self.training, rng=self._rng, return_mask=True
+            x, weight, self.p, bias=bias, training=self.training, rng=self._rng, return_mask=True
         )
         self._inputs = x, weight
         return y
@@ -798,14 +640,14 @@ class DropConnect(_Layer):
             As `fastdrop.drop_connect_backward`.
         """
         if self.mask is None:
-            raise RuntimeError(_NO_MASK)
+            raise RuntimeError(NO_MASK)
         x, weight = self._inputs
         dx, dweight = functional.drop_connect_backward(grad, x, weight, self.mask)
         real = np.float64 if dx.dtype == np.float64 else np.float32
         return dx, dweight, np.asarray(grad).sum(0, dtype=real).astype(dx.dtype)
 
 
-class GaussianDropout(_Layer):
+class GaussianDropout(Layer):
     """Multiplies by Gaussian noise of mean 1, in place of dropping.
 
     Parameters
@@ -841,11 +683,14 @@ class GaussianDropout(_Layer):
     True
     """
 
-    _function = "gaussian_dropout"
-    _check = staticmethod(functional.check_gaussian_p)
+    def __init__(self, p: float = 0.5, *, rng: Any = None) -> None:
+        super().__init__(p, rng=rng)
+
+    def _rule(self, p: float) -> Rule:
+        return rules.gaussian(p)
 
 
-class GaussianNoise(_Layer):
+class GaussianNoise(Layer):
     """Adds Gaussian noise of mean 0.
 
     Parameters
@@ -882,21 +727,22 @@ class GaussianNoise(_Layer):
     True
     """
 
-    _function = "gaussian_noise"
     _rate = "stddev"
-    _check = staticmethod(functional.check_stddev)
 
     def __init__(self, stddev: float, *, rng: Any = None) -> None:
         super().__init__(stddev, rng=rng)
 
+    def _rule(self, stddev: float) -> Rule:
+        return rules.additive(stddev)
+
     @property
     def stddev(self) -> float:
         """Standard deviation of the noise."""
-        return self._p
+        return super().p
 
     @stddev.setter
     def stddev(self, stddev: float) -> None:
-        self._p = self._check(stddev)
+        self._set_rate(stddev)
 
     @property
     def p(self) -> float:
@@ -908,7 +754,7 @@ class GaussianNoise(_Layer):
         raise AttributeError("GaussianNoise has stddev, not p")
 
 
-class DropoutAdd(_Layer):
+class DropoutAdd(Layer):
     """Adds dropout of one branch to the residual, with the bias of the branch, in one pass.
 
     Parameters
@@ -946,6 +792,12 @@ class DropoutAdd(_Layer):
     >>> dbias
     array([4., 0., 4., 2.])
     """
+
+    def __init__(self, p: float = 0.5, *, rng: Any = None) -> None:
+        super().__init__(p, rng=rng)
+
+    def _rule(self, p: float) -> Rule:
+        return rules.elements(p, None, "upscale_in_train")
 
     def forward(  # type: ignore[override]
         self,
@@ -986,7 +838,7 @@ class DropoutAdd(_Layer):
         y, self.mask = functional.dropout_add(
             x,
             residual,
-            self._p,
+            self.p,
             bias=bias,
             training=self.training,
             rng=self._rng,
@@ -1022,142 +874,5 @@ class DropoutAdd(_Layer):
         """
         mask = self.mask if mask is None else mask
         if mask is None:
-            raise RuntimeError(_NO_MASK)
+            raise RuntimeError(NO_MASK)
         return functional.dropout_add_backward(grad, mask, out=out)
-
-
-class MCSamples(NamedTuple):
-    """What `mc_samples` returns.
-
-    Parameters
-    ----------
-    mean : ndarray
-        Over the samples, of the outputs' shape (N, ...).
-    std : ndarray
-        Likewise, how far the samples spread: the square root of their mean squared distance.
-    samples : ndarray
-        The outputs, shape (T, N, ...).
-    """
-
-    mean: Array
-    std: Array
-    samples: Array
-
-
-def mc_samples(
-    model_fn: Callable[[Array], ArrayLike],
-    x: ArrayLike,
-    T: int = 100,
-    *,
-    rng: Generator,
-    batch_size: int | None = None,
-) -> MCSamples:
-    """Monte-Carlo dropout: run a model T times with dropout on; mean and spread of its outputs.
-
-    Parameters
-    ----------
-    model_fn : callable
-        ``model_fn(x_batch)`` returns an array with as many rows as the batch. Its dropout layers
-        are in training mode and share ``rng``.
-    x : array_like
-        Inputs, shape (N, ...).
-    T : int, optional
-        Number of samples, at least 1.
-    rng : Generator
-        The generator that the model's layers share. One position is taken; during the call it is
-        set to the seeds of the samples.
-    batch_size : int, optional
-        Rows given to the model at a time; all by default.
-
-    Returns
-    -------
-    MCSamples
-        A named tuple ``(mean, std, samples)``: of shape (N, ...), the same, and (T, N, ...). Mean
-        and std are summed in float64, and then of the outputs' dtype if that is a float.
-
-    Raises
-    ------
-    TypeError
-        If rng is no `Generator`, or T or batch_size no int.
-    ValueError
-        If T or batch_size is less than 1, x has no rows, the outputs do not fit x, or the model
-        took no mask from rng.
-
-    Notes
-    -----
-    Sample ``t`` is child ``t`` of ``rng.spawn(T)``, and starts at position 0 **for every batch**:
-    its masks are the same ones for all batches. Row ``i`` of a batch has the same decisions in each
-    batch, a shorter last one included. With ``noise_shape=(1, None)`` in the layers each sample is
-    one and the same network for all rows, and the result does not depend on ``batch_size``.
-
-    **Compatibility guarantee.** As for `Generator`.
-
-    References
-    ----------
-    .. [1] Y. Gal and Z. Ghahramani, "Dropout as a Bayesian approximation: representing model
-       uncertainty in deep learning", ICML 2016.
-
-    Examples
-    --------
-    >>> import numpy as np, fastdrop as fd
-    >>> gen = fd.Generator(0)
-    >>> layer = fd.nn.Dropout(0.5, noise_shape=(1, None), rng=gen)
-    >>> weight = np.full((4, 1), 0.25)
-    >>> x = np.ones((3, 4))
-    >>> mean, std, samples = fd.nn.mc_samples(lambda x: layer(x) @ weight, x, 200, rng=gen)
-    >>> samples.shape, mean.ravel().round(1), std.ravel().round(1)
-    ((200, 3, 1), array([1., 1., 1.]), array([0.5, 0.5, 0.5]))
-    """
-    if not isinstance(rng, Generator):
-        raise TypeError(
-            f"rng must be the fastdrop.Generator that the model's layers share, not "
-            f"{type(rng).__name__}"
-        )
-    if not callable(model_fn):
-        raise TypeError(f"model_fn must be callable, not {type(model_fn).__name__}")
-    T = _as_count(T, "T")
-    x = np.asarray(x)
-    if x.ndim == 0 or len(x) == 0:
-        raise ValueError(f"x has shape {x.shape}; it must have at least one row")
-    rows = len(x) if batch_size is None else _as_count(batch_size, "batch_size")
-    children = rng.spawn(T)
-    state = rng.state
-    samples: Array | None = None
-    try:
-        for t, child in enumerate(children):
-            for first in range(0, len(x), rows):
-                rng.state = child.state
-                batch = x[first : first + rows]
-                y = np.asarray(model_fn(batch))
-                if rng.position == 0:
-                    raise ValueError(
-                        "model_fn took no mask from rng: put the model's dropout layers in "
-                        "training mode, layer.train(), and give them this generator"
-                    )
-                if y.shape[:1] != batch.shape[:1]:
-                    raise ValueError(
-                        f"model_fn returned shape {y.shape} for {len(batch)} rows of x; it must "
-                        "return one row for each"
-                    )
-                if samples is None:
-                    samples = np.empty((T, len(x), *y.shape[1:]), y.dtype)
-                if y.shape[1:] != samples.shape[2:] or y.dtype != samples.dtype:
-                    raise ValueError(
-                        f"model_fn returned rows of shape {y.shape[1:]} and dtype {y.dtype} after "
-                        f"such of {samples.shape[2:]} and {samples.dtype}"
-                    )
-                samples[t, first : first + rows] = y
-    finally:
-        rng.state = state
-    assert samples is not None
-    mean, std = samples.mean(0, dtype=np.float64), samples.std(0, dtype=np.float64)
-    if samples.dtype.kind == "f" or samples.dtype.name == "bfloat16":
-        mean, std = mean.astype(samples.dtype), std.astype(samples.dtype)
-    return MCSamples(mean, std, samples)
-
-
-def _as_count(value: Any, name: str) -> int:
-    n = as_int(value, name, 2**56)
-    if n == 0:
-        raise ValueError(f"{name}=0; it must be at least 1")
-    return n

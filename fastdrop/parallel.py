@@ -1,8 +1,8 @@
 """One call split over threads.
 
-C knows no threads: a kernel does one range. Here a large call is cut into ranges, which the caller
-and a few workers claim from one counter until none is left. A worker that comes late finds nothing,
-and where no thread can be started the caller does it all.
+C knows no threads: a kernel does one range. Here a call that kernels.run finds large is cut into
+ranges, which the caller and a few workers claim from one counter until none is left. A worker that
+comes late finds nothing, and where no thread can be started the caller does it all.
 
 The workers are plain threads on a queue, not a ThreadPoolExecutor: that one, like anything built
 on Condition, can be left locked for ever by a KeyboardInterrupt. Whatever must not be torn here
@@ -16,10 +16,8 @@ import queue
 import threading
 from collections.abc import Callable
 
-from fastdrop import config
+from fastdrop import threads
 
-TILE = 2048  # elements; fd_stream.h. Ranges start at multiples of it
-PARALLEL_FROM_BYTES = 8 << 20  # of output; below it two threads were slower (bench/README.md)
 RANGE_BYTES = 512 << 10  # of output; the least that one claim is worth
 
 _lock = threading.Lock()  # guards _owner
@@ -28,7 +26,7 @@ _tasks: queue.SimpleQueue[_Job] = queue.SimpleQueue()
 _workers: list[threading.Thread] = []
 
 
-def run(kernel: Callable[[int, int], None], n: int, item_bytes: float, unit: int = TILE) -> None:
+def run(kernel: Callable[[int, int], None], n: int, item_bytes: float, unit: int) -> None:
     """Call ``kernel(begin, count)`` on ranges that cover ``0 .. n-1``, each exactly once.
 
     Parameters
@@ -39,7 +37,7 @@ def run(kernel: Callable[[int, int], None], n: int, item_bytes: float, unit: int
         Number of elements.
     item_bytes : float
         Bytes of output an element.
-    unit : int, optional
+    unit : int
         Elements of which each range but the last has a multiple.
 
     Notes
@@ -48,20 +46,20 @@ def run(kernel: Callable[[int, int], None], n: int, item_bytes: float, unit: int
     call owns the workers at a time; any other, and a nested one, does its work in its own thread.
     """
     global _owner
-    threads = config.get_num_threads()
-    if threads == 1 or n * item_bytes < PARALLEL_FROM_BYTES:
+    workers = threads.get_num_threads()
+    if workers == 1:
         kernel(0, n)
         return
     units = -(-n // unit)
     least = max(1, int(RANGE_BYTES / (unit * item_bytes)))
-    job = _Job(kernel, n, unit * max(least, -(-units // (4 * threads))))
+    job = _Job(kernel, n, unit * max(least, -(-units // (4 * workers))))
     interrupt = None
     try:
         with _lock:
             if _owner is None:
                 _owner = job
         if _owner is job:
-            for _ in range(_start_workers(min(threads, -(-n // job.size)) - 1)):
+            for _ in range(_start_workers(min(workers, -(-n // job.size)) - 1)):
                 _tasks.put(job)
         else:
             job.size = n

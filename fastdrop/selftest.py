@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 import fastdrop as fd
+from fastdrop.arrays import Array
 
 __all__ = ["main"]
 
@@ -44,11 +45,11 @@ def check_masks() -> str:
 
 
 def _check_mask(mask: fd.Mask, v: dict[str, Any]) -> None:
-    _equal(hashlib.sha256(mask.packbits()).hexdigest(), v["sha256"], f"bits of {mask}")
+    _equal(_digest(mask.packbits()), v["sha256"], f"bits of {mask}")
     for dtype in (np.float16, np.float32, np.float64):
         kept = mask.apply(np.ones(mask.shape, dtype)) != 0
         bits = np.packbits(kept, bitorder="little")
-        _equal(hashlib.sha256(bits).hexdigest(), v["sha256"], f"{np.dtype(dtype)} under {mask}")
+        _equal(_digest(bits), v["sha256"], f"{np.dtype(dtype)} under {mask}")
 
 
 def check_normals() -> str:
@@ -69,7 +70,7 @@ def check_threads() -> str:
         digests = set()
         for threads in (1, 2, 3):
             fd.set_num_threads(threads)
-            digests.add(hashlib.sha256(fd.dropout(x, 0.1, rng=7)).hexdigest())
+            digests.add(_digest(fd.dropout(x, 0.1, rng=7)))
     finally:
         fd.set_num_threads(before)
     _equal(len(digests), 1, "number of different results of 1, 2 and 3 threads")
@@ -140,6 +141,10 @@ def check_refusals() -> str:
         raise AssertionError("a call that had to be refused was not")
     _equal(gen.position, 0, "position after refused calls")
     return f"{len(calls)} refused calls"
+
+
+def _digest(a: Array) -> str:
+    return hashlib.sha256(a.tobytes()).hexdigest()
 
 
 def _equal(found: Any, wanted: Any, what: str) -> None:

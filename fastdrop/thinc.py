@@ -10,10 +10,11 @@ import numpy as np
 from thinc.api import Model, NumpyOps, get_current_ops, set_current_ops
 from thinc.types import Padded, Ragged, Shape
 
-from fastdrop import functional
+from fastdrop import functional, rules
 from fastdrop.arrays import Array
-from fastdrop.generator import Generator, check_rng, draw_seed
-from fastdrop.mask import check_p, multiplier
+from fastdrop.generator import Generator, as_source
+from fastdrop.mask import Mask
+from fastdrop.rates import check_p
 
 __all__ = ["Dropout", "FastdropOps", "use_fastdrop"]
 
@@ -107,7 +108,9 @@ class FastdropOps(NumpyOps):  # type: ignore[misc]  # of no known type where thi
         p = 0.0 if drop is None else check_p(drop, "drop")
         if p == 0.0:
             return np.ones(shape, np.float32)
-        return multiplier(shape, p, _take_global if self.rng is None else self.rng._take)
+        source = _global_generator() if self.rng is None else self.rng
+        mask: Mask = rules.elements(p, None, "upscale_in_train").mask(shape, True, source)
+        return mask.multiplier()
 
 
 def Dropout(rate: float = 0.0, rng: Any = None) -> Model[Any, Any]:
@@ -287,15 +290,10 @@ def _unchanged(dY: Any) -> Any:
 def _as_generator(rng: Any) -> Generator | None:
     if rng is None:
         return None
-    source = check_rng(rng)
+    source = as_source(rng)
     return source if isinstance(source, Generator) else Generator(source)
 
 
 def _global_generator() -> np.random.Generator:
     """Return NumPy's global random numbers, which thinc's seeds set."""
     return np.random.Generator(np.random.mtrand.get_bit_generator())
-
-
-def _take_global() -> tuple[int, int]:
-    """Return what `take` would of them."""
-    return draw_seed(np.random.mtrand.get_bit_generator()), 0

@@ -26,11 +26,9 @@ from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
 from torch.overrides import handle_torch_function, has_torch_function_unary
 from torch.utils.checkpoint import CheckpointPolicy
 
-from fastdrop import _core, parallel
-from fastdrop.arrays import Array
-from fastdrop.functional import alpha_values
-from fastdrop.mask import check_p, rate_of, run, scale_of
-from fastdrop.recipe import Window, strides_of
+from fastdrop.kernels import DTYPES
+from fastdrop.mask import Mask
+from fastdrop.rates import alpha_values, check_p
 
 __all__ = [
     "AlphaDropout",
@@ -48,18 +46,10 @@ __all__ = [
     "replace",
 ]
 
-_KERNELS = {  # by dtype, what the kernels call it
-    torch.float32: "f32",
-    torch.float64: "f64",
-    torch.float16: "f16",
-    torch.bfloat16: "bf16",
-}
+_KERNELS = {getattr(torch, name): number for number, name in enumerate(DTYPES)}
 _CPU = torch.device("cpu")
 _LOWEST, _HIGHEST = -(2**63), 2**63 - 1  # of an int64, whose bits are the seed
 _SEED_BITS = 2**64 - 1
-
-# order of axes in memory, and window of the mask in that order: see _walk
-Walk = tuple[tuple[int, ...] | None, Window | None]
 
 
 class _Recipe(NamedTuple):
@@ -76,15 +66,6 @@ class _Recipe(NamedTuple):
 
 
 _DERIVATIVES = {"alpha": "alpha gradient"}  # the others are linear
-
-
-@functools.lru_cache(maxsize=256)
-def _values(p: float, kind: str) -> tuple[float, ...]:
-    """Return scale alone, or scale, shift and fill: as the kernels take them."""
-    if kind == "plain":
-        return (scale_of(p),)
-    values = alpha_values(p)
-    return values if kind == "alpha" else values[:1]
 
 
 # ---- functions -----------------------------------------------------------------------------------
@@ -170,8 +151,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = Fa
     """
     if has_torch_function_unary(x):
         return _overridden(dropout, x, p, training, inplace)
-    if type(p) is not float or not 0.0 <= p <= 1.0:
-        p = check_p(p)
+    p = _rate(p)
     if not training:
         return _tensor(x)
     return _drop(x, p, "plain", 0, inplace)
@@ -221,7 +201,7 @@ def alpha_dropout(
     """
     if has_torch_function_unary(x):
         return _overridden(alpha_dropout, x, p, training, inplace)
-    p = check_p(p)
+    p = _rate(p)
     if not training:
         return _tensor(x)
     return _drop(x, p, "alpha", 0, inplace)
@@ -271,7 +251,7 @@ def feature_alpha_dropout(
     """
     if has_torch_function_unary(x):
         return _overridden(feature_alpha_dropout, x, p, training, inplace)
-    p = check_p(p)
+    p = _rate(p)
     if not training or p == 0.0:
         return _tensor(x)
     return _drop(x, p, "alpha", _after_channels("feature_alpha_dropout", x), inplace)
@@ -321,7 +301,7 @@ def dropout1d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
     """
     if has_torch_function_unary(x):
         return _overridden(dropout1d, x, p, training, inplace)
-    p = check_p(p)
+    p = _rate(p)
     axes = _tensor(x).ndim
     if axes not in (2, 3):
         raise RuntimeError(
@@ -383,7 +363,7 @@ def dropout2d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
     """
     if has_torch_function_unary(x):
         return _overridden(dropout2d, x, p, training, inplace)
-    p = check_p(p)
+    p = _rate(p)
     axes = _tensor(x).ndim
     dropping = training and p > 0.0
     shared = _after_channels("dropout2d", x) if dropping else 0
@@ -447,7 +427,7 @@ def dropout3d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
     """
     if has_torch_function_unary(x):
         return _overridden(dropout3d, x, p, training, inplace)
-    p = check_p(p)
+    p = _rate(p)
     axes = _tensor(x).ndim
     dropping = training and p > 0.0
     shared = 3 if axes == 4 else _after_channels("dropout3d", x) if dropping else 0
@@ -459,6 +439,11 @@ def dropout3d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
 def _overridden(function: Any, x: Tensor, p: float, training: bool, inplace: bool) -> Tensor:
     """Leave a call to a tensor subclass or a mode that asks for it."""
     return handle_torch_function(function, (x,), x, p=p, training=training, inplace=inplace)
+
+
+def _rate(p: Any) -> float:
+    """Return a probability; what is one goes no further, for torch.compile follows no further."""
+    return p if type(p) is float and 0.0 <= p <= 1.0 else check_p(p)
 
 
 def _tensor(x: Any) -> Tensor:
@@ -940,28 +925,34 @@ def _refusal(x: Any) -> TypeError:
 
 
 @functools.lru_cache(maxsize=1024)
-def _walk(shape: tuple[int, ...], strides: tuple[int, ...], shared: int) -> Walk | None:
-    """Say how the kernels go through a tensor in the order of its memory.
+def _mask_in_memory(
+    shape: tuple[int, ...], strides: tuple[int, ...], shared: int, p: float, kind: str
+) -> Mask | None:
+    """Return the mask of a tensor as the kernels go through it, in the order of its memory.
 
-    Returns the order of axes that makes it contiguous (None: it is) and the window of the mask in
-    that order (None: as it comes). Returns None for a tensor with holes or overlaps, and for one
-    whose neighbours in memory are no neighbours in the mask: run by run that takes several times
-    as long as two copies.
+    Its axes are in the order that makes the tensor contiguous; its seed stands for any. Returns
+    None for a tensor with holes or overlaps, and for one whose neighbours in memory are no
+    neighbours in the mask: run by run that takes several times as long as two copies.
     """
     axes = len(shape)
-    steps = strides_of(shape, (*shape[: axes - shared], *(1,) * shared))
     order = sorted(range(axes), key=lambda axis: (shape[axis] > 1, -strides[axis]))
     size = 1
     for axis in reversed(order):
         if shape[axis] > 1 and strides[axis] != size:
             return None
         size *= shape[axis]
-    if order and shape[order[-1]] > 1 and steps[order[-1]] > 1:
+    values: dict[str, float] = {}
+    if kind != "plain":
+        values = dict(zip(("scale", "shift", "fill"), alpha_values(p), strict=True))
+    if kind == "alpha gradient":
+        values = {"scale": values["scale"]}
+    noise_shape = (*shape[: axes - shared], *(1,) * shared)
+    fields = Mask(0, 0, shape, p, noise_shape=noise_shape, **values).to_dict()
+    if order and shape[order[-1]] > 1 and fields["strides"][order[-1]] > 1:
         return None
-    if [axis for axis in order if shape[axis] > 1] == [a for a in range(axes) if shape[a] > 1]:
-        return None, (0, shape, steps) if shared else None
-    window = 0, tuple(shape[axis] for axis in order), tuple(steps[axis] for axis in order)
-    return tuple(order), window
+    for name in ("shape", "strides"):
+        fields[name] = [fields[name][axis] for axis in order]
+    return Mask.from_dict(fields)
 
 
 def _fill(y: Tensor, x: Tensor, recipe: _Recipe) -> None:
@@ -973,52 +964,32 @@ def _fill(y: Tensor, x: Tensor, recipe: _Recipe) -> None:
         x = x.clone()
     if in_place:
         y = x
-    walk = _walk(x.shape, x.stride(), recipe.shared)
-    if walk is not None and (in_place or x.stride() == y.stride()) and _run(y, x, walk, recipe):
+    if (in_place or x.stride() == y.stride()) and _run(y, x, recipe):
         return
     if not in_place:  # there may be a way through y where there is none through x
-        walk = _walk(y.shape, y.stride(), recipe.shared)
-        if walk is not None:
-            y.copy_(x)
-            _run(y, y, walk, recipe)
+        y.copy_(x)
+        if _run(y, y, recipe):
             return
     work = torch.empty(x.shape, dtype=x.dtype, device=_CPU)
     work.copy_(x)
-    walk = _walk(work.shape, work.stride(), recipe.shared)
-    assert walk is not None  # it is contiguous
-    _run(work, work, walk, recipe)
+    done = _run(work, work, recipe)
+    assert done  # it is contiguous
     y.copy_(work)
 
 
-def _run(y: Tensor, x: Tensor, walk: Walk, recipe: _Recipe) -> bool:
+def _run(y: Tensor, x: Tensor, recipe: _Recipe) -> bool:
     """Run the kernels on tensors of equal strides; False where they cannot work on x as it lies."""
     if x.is_neg():  # a view that says that the numbers in memory are to be negated
         return False
-    order, window = walk
-    seed, p, kind, _ = recipe
-    values = _values(p, kind)
-    a = _as_array(x, order)
-    b = a if y is x else _as_array(y, order)
-    threshold = rate_of(p)[0]
-    bf16 = x.dtype is torch.bfloat16
-    limit = parallel.PARALLEL_FROM_BYTES
-    if len(values) == 1 and _core.apply_small(
-        b, a, bf16, (seed, 0), threshold, values[0], window, limit
-    ):
-        return True
-    if not a.flags.aligned:
+    seed, p, kind, shared = recipe
+    mask = _mask_in_memory(x.shape, x.stride(), shared, p, kind)
+    if mask is None:
         return False
-    run(b, a, _KERNELS[x.dtype], (seed, 0, threshold), values, window or (0, (a.size,), (1,)))
+    to, source, item = y.data_ptr(), x.data_ptr(), x.element_size()
+    if to % item or source % item:
+        return False
+    mask.apply_to_memory(seed, to, source, _KERNELS[x.dtype])
     return True
-
-
-def _as_array(x: Tensor, order: tuple[int, ...] | None) -> Array:
-    """Return a tensor's own memory as an array, bfloat16 as its bits."""
-    if order is not None:
-        x = x.permute(order)
-    if x.dtype is torch.bfloat16:
-        x = x.view(torch.uint16)
-    return x.numpy()
 
 
 # ---- the operator --------------------------------------------------------------------------------

@@ -123,6 +123,7 @@ unsigned fd_cpu_features(void);
 enum { FD_ISAS = 4 };
 extern const char *const fd_isa_names[FD_ISAS]; /* widest first; the last is "baseline" */
 extern const char *const fd_dtype_names[FD_DTYPES];
+extern const size_t fd_dtype_bytes[FD_DTYPES]; /* of an element */
 const fd_kernels *fd_built(int isa);  /* NULL: this build lacks it */
 const fd_kernels *fd_usable(int isa); /* NULL: this build or this processor lacks it */
 const fd_kernels *fd_widest(void);    /* never NULL */

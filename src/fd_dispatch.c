@@ -5,6 +5,7 @@
 
 const char *const fd_isa_names[FD_ISAS] = {"avx512", "avx2", "neon", "baseline"};
 const char *const fd_dtype_names[FD_DTYPES] = {"f16", "bf16", "f32", "f64"};
+const size_t fd_dtype_bytes[FD_DTYPES] = {2, 2, 4, 8};
 
 const fd_kernels *fd_built(int isa) {
     const fd_kernels *const tables[FD_ISAS] = {fd_kernels_avx512, fd_kernels_avx2, fd_kernels_neon,

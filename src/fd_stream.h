@@ -19,6 +19,8 @@
 #include "fd_philox.h"
 #include "fastdrop.h"
 
+enum { FD_STREAM_VERSION = 1 }; /* what everything that is saved carries */
+
 /* Every tag in use. A plane's tag is its number. 11..255 are reserved. */
 enum {
     FD_TAG_TAIL = 8,

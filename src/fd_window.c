@@ -144,15 +144,13 @@ static int has_long_runs(const fd_window *w) {
     return w->stride[last] == 1 && (w->ndim == 1 || w->shape[last] >= LONG_RUN);
 }
 
-static const size_t item_bytes[FD_DTYPES] = {2, 2, 4, 8};
-
 /* x so many bytes on, where there is an x. */
 static const char *past(const char *x, uint64_t n_bytes) { return x ? x + n_bytes : NULL; }
 
 static void apply(const fd_kernels *k, fd_dtype dtype, const fd_window *w, char *y, const char *x,
                   uint64_t begin, uint64_t n, const fd_stream *stream, const fd_values *values,
                   int affine) {
-    const size_t item = item_bytes[dtype];
+    const size_t item = fd_dtype_bytes[dtype];
     uint64_t n_bytes = item;
     for (int axis = 0; axis < w->ndim; axis++) n_bytes *= w->shape[axis];
     if (n == 0) return;
@@ -225,7 +223,7 @@ void fd_window_noise(const fd_kernels *k, fd_dtype dtype, const fd_window *w, vo
     cursor_init(&c, w, begin);
     while (n) {
         const uint64_t left = run_left(&c), count = n < left ? n : left;
-        const size_t at = (size_t)begin * item_bytes[dtype];
+        const size_t at = (size_t)begin * fd_dtype_bytes[dtype];
         k->noise[dtype]((char *)y + at, (const char *)x + at, index_at(&c), (size_t)count, stream,
                         sd, additive);
         advance(&c, count);
@@ -237,8 +235,8 @@ void fd_range_fused(const fd_kernels *k, fd_dtype dtype, void *y, const void *x,
                     uint64_t first, uint64_t begin, uint64_t n, const fd_stream *stream,
                     double scale, const fd_fused *fused) {
     fd_fused part = *fused;
-    const size_t at = (size_t)begin * item_bytes[dtype];
-    const int bypass = x != y && part.residual != y && size * item_bytes[dtype] >= BYPASS_FROM;
+    const size_t at = (size_t)begin * fd_dtype_bytes[dtype];
+    const int bypass = x != y && part.residual != y && size * fd_dtype_bytes[dtype] >= BYPASS_FROM;
     if (n == 0) return;
     if (part.residual) part.residual = (const char *)part.residual + at;
     part.column = (part.column + begin) % part.period;

@@ -1,6 +1,7 @@
 """What every test file shares: the ISAs that run here, and settings put back after each test."""
 
 import os
+from pathlib import Path
 
 # The examples' matrices are small: two BLAS threads gain nothing on idle cores, and on busy ones
 # wait for each other. Read when NumPy is first imported.
@@ -11,6 +12,17 @@ import numpy as np
 import pytest
 
 import fastdrop as fd
+
+PACKAGE = Path(fd.__file__).parent
+STALE = [
+    source.name
+    for compiled in (*PACKAGE.glob("*.so"), *PACKAGE.glob("*.pyd"))
+    for source in PACKAGE.glob(f"{compiled.name.split('.')[0]}.p*")
+    if source.suffix in (".py", ".pyx", ".pxd")
+    and source.stat().st_mtime > compiled.stat().st_mtime
+]
+if STALE and PACKAGE.parent.joinpath("setup.py").exists():  # not where a wheel is installed
+    pytest.exit(f"{', '.join(STALE)}: changed since they were compiled; run pip install -e .")
 
 ISAS = fd.available_isas()
 DTYPES = [np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)]
@@ -44,8 +56,10 @@ def dtype(request):
 @pytest.fixture
 def split_small_calls(monkeypatch):
     """Split even calls of a few tiles over threads."""
-    monkeypatch.setattr(fd.parallel, "PARALLEL_FROM_BYTES", 1)
     monkeypatch.setattr(fd.parallel, "RANGE_BYTES", 1)
+    before = fd.kernels.split_from(1)
+    yield
+    fd.kernels.split_from(before)
 
 
 def bits_of(a):

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import fastdrop as fd
-from fastdrop import _core, config
+from fastdrop import kernels, threads
 
 
 def python(code, **environment):
@@ -32,7 +32,7 @@ def test_widest_isa_by_default():
 
 
 def unusable():
-    return [name for name, _, usable in _core.isas() if not usable]
+    return [name for name, _, usable in kernels.isas() if not usable]
 
 
 @pytest.mark.parametrize("name", ["sse9", "AVX2", *unusable()])
@@ -53,7 +53,7 @@ def test_set_isa_of_another_type():
 
 
 def test_neon_and_avx_exclude_each_other():
-    built = {name for name, is_built, _ in _core.isas() if is_built}
+    built = {name for name, is_built, _ in kernels.isas() if is_built}
     assert "baseline" in built
     assert not ({"neon"} & built and {"avx2", "avx512"} & built)
 
@@ -96,18 +96,18 @@ def test_affinity_is_heeded():
     ("text", "quota"),
     [("150000 100000", 1.5), ("max 100000", float("inf")), ("50000 100000", 0.5), ("", None)],
 )
-def test_cpu_quota(monkeypatch, text, quota):
-    monkeypatch.setattr(config.Path, "read_text", lambda self: text)
-    assert config._cpu_quota() == (quota or float("inf"))
+def testcpu_quota(monkeypatch, text, quota):
+    monkeypatch.setattr(threads.Path, "read_text", lambda self: text)
+    assert threads.cpu_quota() == (quota or float("inf"))
 
 
 def test_a_quota_is_rounded_up(monkeypatch):
     for variable in ("FASTDROP_NUM_THREADS", "OMP_NUM_THREADS"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(config.os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
     for quota, want in ((1.5, 2), (0.2, 1), (float("inf"), 16)):
-        monkeypatch.setattr(config, "_cpu_quota", lambda quota=quota: quota)
-        assert config._default_threads()[0] == want
+        monkeypatch.setattr(threads, "cpu_quota", lambda quota=quota: quota)
+        assert threads._default_threads()[0] == want
 
 
 @pytest.mark.parametrize("n", [0, -1])

@@ -7,7 +7,7 @@ from conftest import bits_of
 
 import fastdrop as fd
 from fastdrop import _reference, nn
-from fastdrop.mask import SUMMED
+from fastdrop.fused import SUMMED
 
 SHAPES = [(), (5,), (3, 1), (7, 3), (2, 3, 64), (40, 100), (33, 777), (0, 4), (4, 0)]
 
@@ -86,8 +86,7 @@ def test_dropout_add_is_numpy_on_dropout(dtype):
 
 
 @pytest.mark.parametrize("columns", [1, 5, 64, 100, 512, 3000, 70_001])
-def test_bias_gradient_does_not_depend_on_isa_or_threads(columns, monkeypatch):
-    monkeypatch.setattr(fd.parallel, "PARALLEL_FROM_BYTES", 1)
+def test_bias_gradient_does_not_depend_on_isa_or_threads(columns, split_small_calls):
     rows = 3 * SUMMED // columns + 5
     grad = np.random.default_rng(0).standard_normal((rows, columns), np.float32)
     mask = fd.Generator(0).mask(grad.shape, 0.1)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastdrop as fd
-from fastdrop import _core, _reference
+from fastdrop import _reference
 
 # around a lane, a 64-bit word, a block, a tile
 AROUND = (0, 8, 16, 32, 64, 128, 2048)
@@ -103,12 +103,10 @@ def test_affine(isa, dtype):
     real = np.float64 if dtype == np.float64 else np.float32
     for n in (1, 31, 64, 2049):
         x = specials(n, dtype)
-        y = np.empty_like(x)
-        raw = [a.view(np.uint16) if a.dtype.itemsize == 2 else a for a in (y, x)]
-        name = {"float16": "f16", "bfloat16": "bf16", "float32": "f32", "float64": "f64"}
         values = 1.7, -0.3, 0.77
-        stream = 3, 0, _reference.drop_threshold(0.1)
-        _core.apply(*raw, name[dtype.name], stream, values, (5, (n,), (1,)), 0, n)
+        scale, shift, fill = values
+        mask = fd.Mask(3, 0, n + 5, 0.1, scale=scale, shift=shift, fill=fill)[5:]
+        y = mask.apply(x)
         with np.errstate(all="ignore"):
             kept = x.astype(real) * real(values[0]) + real(values[1])
             keep = _reference.keep_range(3, 0, 5, n, 0.1)

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import fastdrop as fd
-from fastdrop import parallel
+from fastdrop import kernels, parallel
 
-LARGE = parallel.PARALLEL_FROM_BYTES // 4 + 12345  # float32 elements
+TILE = kernels.TILE
+LARGE = kernels.SPLIT_FROM_BYTES // 4 + 12345  # float32 elements
 
 
 def run_python(code, *options):
@@ -64,12 +65,12 @@ def test_ranges_cover_each_element_once():
                 with lock:
                     ranges.append((begin, count))
 
-            parallel.run(kernel, n, 4)
+            parallel.run(kernel, n, 4, TILE)
             ranges.sort()
             at = 0
             for begin, count in ranges:
                 assert begin == at
-                assert begin % parallel.TILE == 0
+                assert begin % TILE == 0
                 at += count
             assert at == n
 
@@ -80,11 +81,11 @@ def test_a_call_uses_its_workers():
     names = set()
 
     def kernel(begin, count):
-        if begin < 2 * parallel.TILE and len(names) < 2:
+        if begin < 2 * TILE and len(names) < 2:
             names.add(threading.current_thread().name)
             met.wait()
 
-    parallel.run(kernel, 2 * parallel.TILE, 1 << 20)
+    parallel.run(kernel, 2 * TILE, 1 << 20, TILE)
     assert len(names) == 2
 
 
@@ -94,9 +95,11 @@ def test_nested_and_concurrent_calls_run_inline():
 
     def kernel(begin, count):
         outer = threading.current_thread()
-        parallel.run(lambda b, c: pairs.append((outer, threading.current_thread(), b, c)), LARGE, 4)
+        parallel.run(
+            lambda b, c: pairs.append((outer, threading.current_thread(), b, c)), LARGE, 4, TILE
+        )
 
-    parallel.run(kernel, LARGE, 4)
+    parallel.run(kernel, LARGE, 4, TILE)
     assert len(pairs) > 1
     for outer, inner, begin, count in pairs:
         assert inner is outer
@@ -126,9 +129,9 @@ def test_an_error_reaches_the_caller_when_all_are_done():
             at_work.remove(begin)
 
     with pytest.raises(KeyError, match="first range"):
-        parallel.run(kernel, LARGE, 4)
+        parallel.run(kernel, LARGE, 4, TILE)
     assert at_work == []
-    parallel.run(lambda begin, count: None, LARGE, 4)  # the pool is free again
+    parallel.run(lambda begin, count: None, LARGE, 4, TILE)  # the pool is free again
 
 
 INTERRUPT = """
@@ -152,7 +155,7 @@ def kernel(begin, count):
         done.append(threading.current_thread() is main)
 started, done = threading.Event(), []
 try:
-    parallel.run(kernel, 1 << 22, 4)
+    parallel.run(kernel, 1 << 22, 4, 2048)
 except KeyboardInterrupt:
     print(at_work, sorted(set(done)))
 """
@@ -169,7 +172,7 @@ import numpy as np, fastdrop as fd
 import numpy.ma  # which NumPy imports late: Python may swallow an interrupt within an import
 from fastdrop import parallel
 fd.set_num_threads(3)
-parallel.PARALLEL_FROM_BYTES = parallel.RANGE_BYTES = 1
+parallel.RANGE_BYTES = fd.kernels.split_from(1) and 1
 x = np.ones(1 << 17, np.float32)
 want = fd.dropout(x, .5, rng=0)
 y = np.empty_like(x)

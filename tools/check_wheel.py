@@ -2,9 +2,9 @@
 
     python tools/check_wheel.py dist/*.whl
 
-For each compiled module in it: stripped; full RELRO; no executable stack; PyInit_ alone exported. The
-wheel: less than 1 MB, no pictures, no sources, and auditwheel calls it manylinux_2_28 or older (on
-a machine whose C library is newer it may say so only after the symbols that are used).
+For each compiled module in it: stripped; full RELRO; no executable stack; PyInit_ alone exported.
+The wheel: less than 1 MB, no pictures, no sources, and auditwheel calls it manylinux_2_28 or older
+(on a machine whose C library is newer it may say so only after the symbols that are used).
 """
 
 import re

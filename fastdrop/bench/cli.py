@@ -22,6 +22,7 @@ from fastdrop.bench import (
     scaling,
     tables,
     targets,
+    trainer,
 )
 from fastdrop.bench.contenders import DTYPES, RIVALS, WrongResult
 from fastdrop.bench.measure import FULL, QUICK
@@ -30,7 +31,7 @@ PLAIN_WIDTH = 120  # where the output is no terminal
 QUICK_SIZES = [16, 1 << 12, 1 << 18, 1 << 23]
 QUICK_DTYPES = ["float32"]
 RATES = [0.5, 0.1]
-SECTIONS = ("tables", "scaling", "odd", "targets", "family", "integrations")
+SECTIONS = ("tables", "scaling", "odd", "targets", "family", "integrations", "trainer")
 
 T = TypeVar("T")
 
@@ -73,8 +74,8 @@ def _parser() -> _Parser:
         prog="python -m fastdrop.bench",
         description="Time dropout against copying and against others.",
         epilog="By default: the tables, and the scaling over threads unless --quick. "
-        "Each of --tables --scaling --odd --targets --family --integrations runs that part alone; "
-        "they may be combined.",
+        "Each of --tables --scaling --odd --targets --family --integrations --trainer runs that part "
+        "alone; they may be combined.",
     )
     add = parser.add_argument
     add("--tables", action="store_true", help="contenders over sizes, a table a dtype and p")
@@ -85,6 +86,8 @@ def _parser() -> _Parser:
     add("--family", action="store_true", help=rest)
     of_others = "those of fastdrop called from PyTorch, thinc and Dask"
     add("--integrations", action="store_true", help=of_others)
+    in_a_step = "calls inside a training step, caches cold, and of 16 elements"
+    add("--trainer", action="store_true", help=in_a_step)
     sizes = "elements, as 4096 or 64Ki, or bytes of input, as 1MiB; default: 16 elements to 4 times"
     sizes += " the last-level cache"
     add("--sizes", type=_list_of(_size), metavar="N,...", help=sizes)
@@ -131,6 +134,7 @@ def _run(args: argparse.Namespace, parser: _Parser) -> int:
         "targets": [],
         "family": [],
         "integrations": [],
+        "trainer": {"rows": [], "figures": []},
     }
     print(environment.text(about), flush=True)
     _measure(args, sections, field, results)
@@ -161,6 +165,7 @@ def _measure(
     cases = [(dtype, p, _sizes(args, dtype)) for dtype in _dtypes(args) for p in args.p or RATES]
     steps = {"tables": sum(len(c[2]) for c in cases), "scaling": 1, "odd": 2, "targets": 7}
     steps |= {"family": family.STEPS, "integrations": integrations.STEPS}
+    steps |= {"trainer": trainer.STEPS}
     with _Progress(sum(steps[name] for name in sections)) as progress:
         if "tables" in sections:
             progress.say(report.legend(field))
@@ -198,6 +203,12 @@ def _measure(
             progress.say(
                 f"Integrations: float32, 1 thread, {fd.get_isa()}\n\n"
                 f"{report.integrations(results['integrations'])}"
+            )
+        if "trainer" in sections:
+            results["trainer"] = trainer.run(effort, progress.step)
+            progress.say(
+                f"Inside a training step: float32, p = {trainer.P}, 1 thread, {fd.get_isa()}\n\n"
+                f"{report.trainer(results['trainer'])}"
             )
         fd.set_num_threads(args.threads)
 
@@ -244,8 +255,8 @@ def _check(args: argparse.Namespace, parser: _Parser, sections: list[str]) -> re
     """Refuse, before hours of measuring, what would fail after them."""
     if args.fail_slower is not None and args.compare is None:
         parser.error("--fail-slower needs --compare")
-    if args.compare is not None and not {"tables", "family"} & {*sections}:
-        parser.error("--compare is about the tables and the family: add --tables or --family")
+    if args.compare is not None and not {"tables", "family", "trainer"} & {*sections}:
+        parser.error("--compare is about tables, family and trainer: add one of them")
     old = None
     try:
         if args.compare is not None:
@@ -263,6 +274,11 @@ def _check(args: argparse.Namespace, parser: _Parser, sections: list[str]) -> re
             args.plot.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             parser.error(f"--plot: {error}")
+    if "trainer" in sections:
+        try:
+            trainer.one_blas_thread()
+        except ImportError as error:
+            parser.error(f"--trainer: {error}")
     if "bfloat16" in (args.dtypes or ()) and not contenders.installed("ml_dtypes"):
         parser.error("--dtypes: bfloat16 needs ml_dtypes: pip install ml_dtypes")
     return old

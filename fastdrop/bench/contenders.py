@@ -233,7 +233,7 @@ def threaded_copy(threads: int) -> Contender:
         names,
         "copy",
         "x and y are lists of as many pieces",
-        from_bytes=fd.parallel.PARALLEL_FROM_BYTES,
+        from_bytes=fd.kernels.SPLIT_FROM_BYTES,
         as_array=lambda value, case: case.y,
     )
 
@@ -267,6 +267,34 @@ def _numpy_best(case: Case) -> Names:
     return {"best": best}
 
 
+def random_bits(p: float) -> Callable[[int], Array]:
+    """Return a function that draws n decisions, True where kept, from as few random bits as do.
+
+    At p = 0.5 one bit an element, otherwise 16, to which p is rounded.
+    """
+    draw: Any = np.random.SFC64(0).random_raw
+    if p == 0.5:
+        return lambda n: np.unpackbits(draw(-(-n // 64)).view(np.uint8), count=n).view(np.bool_)
+    threshold = np.uint16(round(p * 2**16))
+
+    def decisions(n: int) -> Array:
+        kept: Array = draw(-(-n // 4)).view(np.uint16)[:n] >= threshold
+        return kept
+
+    return decisions
+
+
+def _numpy_bits(case: Case) -> Names:
+    draw, scale = random_bits(case.p), case.x.dtype.type(case.scale)
+    x, y, n = case.x, case.y, case.n
+
+    def bits() -> Array:
+        np.multiply(x, draw(n), out=y)
+        return np.multiply(y, scale, out=y)
+
+    return {"bits": bits}
+
+
 NUMPY = Contender(
     "numpy",
     "NumPy",
@@ -280,6 +308,13 @@ NUMPY_BEST = Contender(
     "best()",
     _numpy_best,
     note="float32 draws of SFC64 into a buffer, >=, *, *, all with out=",
+)
+NUMPY_BITS = Contender(
+    "numpy-bits",
+    "NumPy, raw bits",
+    "bits()",
+    _numpy_bits,
+    note="raw words of SFC64, one bit an element at p = 0.5, else 16 and p to 2**-16; *, *, out=",
 )
 
 
@@ -371,7 +406,7 @@ def rivals(name: str, threads: int) -> tuple[Contender, ...]:
         If its library is not installed, or broken.
     """
     if name == "numpy":
-        return NUMPY, NUMPY_BEST
+        return NUMPY, NUMPY_BEST, NUMPY_BITS
     makers = {"torch": _torch, "jax": _jax, "numba": _numba, "thinc": _thinc}
     return (makers[name](threads),)
 

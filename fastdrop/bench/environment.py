@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fastdrop import config
+from fastdrop import config, kernels
+from fastdrop.threads import chosen_by, cpu_quota, get_num_threads
 
 BUSY = 0.3  # load a processor from which others disturb the measurement
 ASSUMED_CACHES = [("L1", 32 << 10), ("L2", 1 << 20), ("L3", 32 << 20)]  # where nothing says
@@ -31,10 +32,9 @@ def describe(threads: int, libraries: list[str]) -> dict[str, Any]:
     -------
     dict
     """
-    default, why = config._threads
     return {
         "fastdrop": config.version(),
-        "stream": config.STREAM,
+        "stream": kernels.STREAM,
         "isa": config.get_isa(),
         "isas": config.available_isas(),
         "cpu": cpu_model(),
@@ -42,8 +42,8 @@ def describe(threads: int, libraries: list[str]) -> dict[str, Any]:
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "caches": caches(),
         "threads": threads,
-        "default_threads": default,
-        "default_threads_why": why,
+        "default_threads": get_num_threads(),
+        "default_threads_why": chosen_by(),
         "load": _load(),
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -80,7 +80,7 @@ def available_cpus() -> int:
         cpus = len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
         cpus = os.cpu_count() or 1
-    quota = config._cpu_quota()
+    quota = cpu_quota()
     return max(1, min(cpus, math.ceil(quota) if quota < cpus else cpus))
 
 

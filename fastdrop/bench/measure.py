@@ -69,6 +69,15 @@ class Stopwatch:
         return self._timer.timeit(self.repeats) / self.repeats
 
 
+def repeated(timer: timeit.Timer, effort: Effort) -> list[float]:
+    """Return the seconds a call of several samples, each a loop that keeps the caches warm."""
+    number, taken = 1, timer.timeit(1)
+    while taken < SAMPLE_SECONDS:
+        number *= 4
+        taken = timer.timeit(number)
+    return [timer.timeit(number) / number for _ in range(effort.rounds)]
+
+
 def measure(
     watches: Sequence[Stopwatch], effort: Effort, tick: Callable[[], object] = lambda: None
 ) -> list[Timing]:

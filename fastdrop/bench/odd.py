@@ -14,7 +14,7 @@ from fastdrop.bench.measure import Effort, Stopwatch, measure
 
 ROWS, COLUMNS = 1000, 100
 N = ROWS * COLUMNS
-TILE = fd.parallel.TILE
+TILE = fd.kernels.TILE
 RATES = (0.5, 0.1)
 COPY_OF_COLUMNS = "    of which NumPy needs to copy it"
 LIMIT = 2.0  # times the plain case: more is a cliff

@@ -24,6 +24,7 @@ STYLES: dict[str, tuple[str, str, float, str]] = {
     "fastdrop-bits": ("fastdrop, mask only", "#56B4E9", 1.6, "-"),
     "numpy": ("NumPy", "#E69F00", 1.6, "-"),
     "numpy-best": ("NumPy at its best", "#E69F00", 1.6, "--"),
+    "numpy-bits": ("NumPy by random bits", "#E69F00", 1.6, ":"),
     "torch": ("torch", "#D55E00", 1.6, "-"),
     "jax": ("JAX jit", "#CC79A7", 1.6, "-"),
     "numba": ("numba", "#009E73", 1.6, "-"),

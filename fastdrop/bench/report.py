@@ -20,6 +20,8 @@ from fastdrop.bench.odd import COPY_OF_COLUMNS, LIMIT, Shape
 from fastdrop.bench.scaling import Point
 from fastdrop.bench.tables import Row
 from fastdrop.bench.targets import Target
+from fastdrop.bench.trainer import BACKWARD, FORWARD, SHORT_UNIT, TORCH_CALLS, Trainer, step_us
+from fastdrop.bench.trainer import Row as TrainerRow
 
 SCHEMA = 1
 WORTH_SAYING = 0.05  # change of a figure from which a comparison lists it
@@ -37,6 +39,7 @@ class Results(TypedDict):
     targets: list[Target]
     family: list[Figure]
     integrations: list[Call]
+    trainer: Trainer
 
 
 def save(results: Results, path: Path) -> None:
@@ -69,6 +72,7 @@ def load(path: Path) -> Results:
         raise ValueError(f"{path} is not a result of this benchmark, schema {SCHEMA}")
     results.setdefault("family", [])  # which older ones lack
     results.setdefault("integrations", [])
+    results.setdefault("trainer", {"rows": [], "figures": []})
     return results
 
 
@@ -210,6 +214,46 @@ def integrations(found: Sequence[Call]) -> str:
     return "\n".join(lines)
 
 
+def trainer(found: Trainer) -> str:
+    """Return the calls inside a training step, a step's sums, and the figures with their bounds."""
+    rows = found["rows"]
+    shapes = list(dict.fromkeys(row["shape"] for row in rows))
+    parts = [_trainer_shape([row for row in rows if row["shape"] == shape]) for shape in shapes]
+    parts.append(targets(found["figures"]))
+    names = FORWARD | {f"{k}, backward": v for k, v in BACKWARD.items()} | TORCH_CALLS
+    width = max(map(len, names))
+    parts.append(
+        "cold: inside a training step. hot: in a loop. Microseconds, medians, and times h * 2 "
+        "there.\nstep: forward and backward together, cold; of others also times the layer's. "
+        f"16 elements:\nhot, times {SHORT_UNIT}.\n\n"
+        + "\n".join(f"{name:{width}}  {expression}" for name, expression in names.items())
+    )
+    return "\n\n".join(parts)
+
+
+def _trainer_shape(rows: Sequence[TrainerRow]) -> str:
+    shape = rows[0]["shape"]
+    at = {row["call"]: row for row in rows}
+    lines = [f"{shape:36} {'cold':>8} {'':>6} {'hot':>8} {'':>6}"]
+    for call, row in at.items():
+        way = call.rpartition(", ")[2]
+        base = at.get(f"h * 2, {way}") or at[f"torch, h * 2, {way}"]
+        cells = [f"{'~' if row['noisy'] else ''}{figure(row['cold_us'])}"]
+        cells.append(times(row["cold_us"] / base["cold_us"]))
+        if row["hot_us"] is not None and base["hot_us"] is not None:
+            cells += [figure(row["hot_us"]), times(row["hot_us"] / base["hot_us"])]
+        widths = (8, 6, 8, 6)
+        text = " ".join(f"{cell:>{w}}" for cell, w in zip(cells, widths, strict=False))
+        lines.append(f"{call:36} {text}")
+    steps = [call.removesuffix(", forward") for call in at if call.endswith(", forward")]
+    ours = step_us(rows, shape, "layer") or step_us(rows, shape, "fastdrop.torch")
+    for name in steps:
+        taken = step_us(rows, shape, name)
+        if taken is not None and ours is not None:
+            lines.append(f"{f'{name}, step':36} {figure(taken):>8} {times(taken / ours):>6}")
+    return "\n".join(lines)
+
+
 def _in_unit(value: float | None, unit: str) -> str:
     if value is None:
         return "-"
@@ -293,6 +337,12 @@ def compare(new: Results, old: Results, limit: float | None) -> tuple[str, bool]
     return "\n".join(lines), slower > 0
 
 
+def _double(rows: Sequence[TrainerRow], row: TrainerRow) -> TrainerRow | None:
+    """Return the row of h * 2 beside one."""
+    want = f"h * 2, {row['call'].rpartition(', ')[2]}"
+    return next((r for r in rows if (r["shape"], r["call"]) == (row["shape"], want)), None)
+
+
 Key = tuple[str, str, float, int] | tuple[str]  # of a row of the tables, of one of the family
 
 
@@ -315,6 +365,13 @@ def _ratios(results: Results) -> dict[Key, tuple[float, float]]:
             found[row["contender"], *case] = (
                 row["median_s"] / copy["median_s"],
                 row["min_s"] / copy["min_s"],
+            )
+    for call in results["trainer"]["rows"]:
+        base = _double(results["trainer"]["rows"], call)
+        if call["of"] == "fastdrop" and base is not None:
+            found[(f"{call['shape']}: {call['call']}, times h * 2",)] = (
+                call["cold_us"] / base["cold_us"],
+                call["cold_min_us"] / base["cold_min_us"],
             )
     for one in results["family"]:
         if one["measured"] is not None and not one["at_least"]:  # those are NumPy's

@@ -1,38 +1,25 @@
 """Gaussian noise as a recipe, and its application to arrays."""
 
-from __future__ import annotations
-
 import math
 import numbers
-from typing import Any, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-from fastdrop import _core, parallel
-from fastdrop.arrays import Array, as_bits, as_input, finish, pair
-from fastdrop.recipe import Recipe, as_int, as_shape, read_window, whole_strides
+cimport numpy as cnp
 
-__all__ = ["Noise"]
+from fastdrop.kernels cimport FD_MAX_NDIM, Job, copy, noise
+from fastdrop.recipe cimport as_int, as_shape, read_window
 
+cnp.import_array()
 
-_LARGEST_SD = float(np.finfo(np.float32).max)  # in which all but float64 are worked out
-
-
-class Fields(NamedTuple):
-    """All that a noise is."""
-
-    seed: int
-    position: int
-    sd: float
-    additive: bool
-    first: int  # index of the first element's number
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
+cdef double LARGEST_SD = np.finfo(np.float32).max  # in which all but float64 are worked out
 
 
-class Noise(Recipe):
-    """Gaussian noise: not the numbers, but the recipe that they are regenerated from.
+cdef class Noise(Recipe):
+    """Noise(seed, position, shape, sd=1.0, *, additive=False)
+--
+
+    Gaussian noise: not the numbers, but the recipe that they are regenerated from.
 
     Returned by `gaussian_dropout` and `gaussian_noise`; immutable; pickles like a `Mask`, and is
     indexed like one for the noise of a shard or a chunk.
@@ -86,33 +73,50 @@ class Noise(Recipe):
     True
     """
 
-    __slots__ = ()
+    _fields = ("seed", "position", "sd", "additive", "first", "shape", "strides")
 
-    _fields = Fields
-    _recipe: Fields
+    def __init__(self, seed, position, shape, sd=1.0, *, additive=False):
+        sizes = as_shape(shape)
+        cdef int ndim = len(sizes), axis
+        cdef cnp.npy_intp dims[FD_MAX_NDIM]
+        for axis in range(ndim):
+            dims[axis] = sizes[axis]
+        self.set_axes(ndim, dims, dims)
+        self.sd_ = check_sd(sd, "sd")
+        self.seed_, self.position_ = as_int(seed, "seed"), as_int(position, "position")
+        self.additive_ = bool(additive)
 
-    def __init__(
-        self, seed: int, position: int, shape: Any, sd: float = 1.0, *, additive: bool = False
-    ) -> None:
-        shape = as_shape(shape)
-        strides = whole_strides(shape)
-        sd = check_sd(sd, "sd")
-        seed, position = as_int(seed, "seed"), as_int(position, "position")
-        object.__setattr__(
-            self, "_recipe", Fields(seed, position, sd, bool(additive), 0, shape, strides)
+    @classmethod
+    def _of(cls, fields, first, shape, strides):
+        """Return a noise of fields that were checked."""
+        cdef Noise made = cls.__new__(cls)
+        made.seed_, made.position_, made.sd_, made.additive_ = fields
+        made.set_window(first, shape, strides)
+        return made
+
+    cdef tuple fields(self):
+        return (
+            self.seed_, self.position_, self.sd_, bool(self.additive_),
+            self.first, self.shape, self.strides(),
         )
 
     @property
-    def sd(self) -> float:
+    def sd(self):
         """Standard deviation of the noise."""
-        return self._recipe.sd
+        return self.sd_
 
     @property
-    def additive(self) -> bool:
+    def additive(self):
         """Whether the noise is added; else it multiplies."""
-        return self._recipe.additive
+        return bool(self.additive_)
 
-    def apply(self, x: ArrayLike, out: Array | None = None) -> Array:
+    cdef int prepare(self, Job *job, bint derivative) except -1:
+        job.sd = 0.0 if derivative and self.additive_ else self.sd_
+        job.additive = self.additive_
+        job.kernel = copy if job.sd == 0.0 else noise
+        return 0
+
+    def apply(self, x, out=None):
         """Return ``x * (1 + sd*z)``, or ``x + sd*z`` where the noise is additive.
 
         Parameters
@@ -132,9 +136,9 @@ class Noise(Recipe):
         TypeError, ValueError
             As `dropout`; ValueError also where the shapes differ. Nothing is written then.
         """
-        return self._apply(x, out, "x", self.sd)
+        return self.apply_to(x, out, "x", False)
 
-    def backward(self, grad: ArrayLike, out: Array | None = None) -> Array:
+    def backward(self, grad, out=None):
         """Gradient of `apply`: the same factors, regenerated; of additive noise ``grad``, copied.
 
         Parameters
@@ -154,42 +158,22 @@ class Noise(Recipe):
         TypeError, ValueError
             As `apply`.
         """
-        return self._apply(grad, out, "grad", 0.0 if self.additive else self.sd)
+        return self.apply_to(grad, out, "grad", True)
 
-    def _apply(self, x: ArrayLike, out: Array | None, name: str, sd: float) -> Array:
-        source, dtype = as_input(x, name)
-        if source.shape != self.shape:
-            raise ValueError(f"{name} has shape {source.shape}; the noise is for {self.shape}")
-        source, target = pair(source, out)
-        if sd == 0.0:
-            np.copyto(target, source)
-        else:
-            self._run(target, source, dtype, sd)
-        return finish(target, out)
-
-    def _run(self, y: Array, x: Array, dtype: str, sd: float) -> None:
-        y, x = as_bits(y, x) or (y, x)
-        stream, additive, window = self._recipe[:2], self.additive, self._window
-        parallel.run(
-            lambda begin, n: _core.noise(y, x, dtype, stream, sd, additive, window, begin, n),
-            y.size,
-            y.itemsize,
-        )
-
-    def normals(self) -> NDArray[np.float32]:
+    def normals(self):
         """Return the standard normal numbers ``z`` themselves, of the noise's shape.
 
         Returns
         -------
         ndarray of float32
         """
+        fields = self.fields()
+        standard = Noise._of((fields[0], fields[1], 1.0, True), *fields[-3:])
         z = np.zeros(self.shape, np.float32)
-        fields = self._recipe._replace(additive=True)
-        Noise._of(fields)._run(z, z, "f32", 1.0)
-        return z
+        return standard.apply(z, z)
 
     @classmethod
-    def from_dict(cls, d: dict[str, Any]) -> Self:
+    def from_dict(cls, d):
         """Return the noise that `to_dict` saved.
 
         Parameters
@@ -206,31 +190,35 @@ class Noise(Recipe):
         TypeError, ValueError
             If ``d`` is not such a dict, or is of an unknown stream.
         """
-        first, shape, strides = read_window(d, Fields._fields, "noise")
-        if any(n > 1 and step == 0 for n, step in zip(shape, strides, strict=True)):
-            raise ValueError(f"strides {strides} share numbers: a noise has one for each element")
+        first, shape, strides = read_window(d, cls._fields, "noise")
+        for n, step in zip(shape, strides, strict=True):
+            if n > 1 and step == 0:
+                raise ValueError(
+                    f"strides {strides} share numbers: a noise has one for each element"
+                )
         if not isinstance(d["additive"], bool):
             raise TypeError(f"additive must be a bool, not {d['additive']!r}")
-        noise = cls(d["seed"], d["position"], 0, d["sd"], additive=d["additive"])
-        return cls._of(noise._recipe._replace(first=first, shape=shape, strides=strides))
+        checked = cls(d["seed"], d["position"], 0, d["sd"], additive=d["additive"])
+        return cls._of((<Noise>checked).fields()[:-3], first, shape, strides)
 
-    def __repr__(self) -> str:
+    def __repr__(self):
         text = f"Noise(seed={self.seed}, position={self.position}, shape={self.shape}, sd={self.sd}"
         if self.additive:
             text += ", additive=True"
-        if self._recipe.first:
-            text += f", first={self._recipe.first}"
+        if self.first:
+            text += f", first={self.first}"
         return text + ")"
 
 
-def check_sd(sd: Any, name: str) -> float:
+cpdef double check_sd(sd, str name) except -1.0:
     """Return a standard deviation as a float, or say what is wrong with it."""
-    if isinstance(sd, bool | np.bool_) or not isinstance(sd, numbers.Real):
+    if isinstance(sd, (bool, np.bool_)) or not isinstance(sd, numbers.Real):
         raise TypeError(f"{name} must be a real number, not {type(sd).__name__}: {name}={sd!r}")
+    cdef double value = math.inf
     try:
         value = float(sd)
     except OverflowError:  # a huge integer
-        value = math.inf
-    if not 0.0 <= value <= _LARGEST_SD:
-        raise ValueError(f"{name}={sd!r} must be from 0 to {_LARGEST_SD:.3g}")
+        pass
+    if not 0.0 <= value <= LARGEST_SD:
+        raise ValueError(f"{name}={sd!r} must be from 0 to {LARGEST_SD:.3g}")
     return value

@@ -1,38 +1,108 @@
-"""Arrays as the kernels take them: what comes in, where results go, and what is refused."""
+"""Arrays as the kernels take them: what comes in, where results go, and what is refused.
 
-from __future__ import annotations
+A plain array is one that the kernels can work on as it lies: C-contiguous, aligned, native. A call
+takes its input through `as_input`, which leaves the layout as it is, then `as_plain`; its result goes
+to what `target_for` says, and `finish` brings it from there to where the user wants it.
+"""
 
 import sys
+
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdrop.kernels cimport FD_DTYPES, dtype_of
+
+cnp.import_array()
+
 Array = NDArray[Any]
 
-_DTYPES = {np.dtype(np.float32): "f32", np.dtype(np.float64): "f64", np.dtype(np.float16): "f16"}
-_NAMES = {"float16": "f16", "bfloat16": "bf16", "float32": "f32", "float64": "f64"}
 
-
-def kernel_dtype(dtype: np.dtype[Any]) -> str | None:
-    """Return the kernels' name of a dtype, in either byte order; bfloat16 is known by its name."""
-    return _DTYPES.get(dtype) or _NAMES.get(dtype.name)
-
-
-def as_input(x: Any, name: str) -> tuple[Array, str]:
-    """Return an input as a plain array, with its kernels' dtype; its layout is left as it is."""
-    array = x if type(x) is np.ndarray else _as_array(x, name)
-    dtype = array.dtype
-    kernels = kernel_dtype(dtype)
-    if kernels is None:
+cpdef cnp.ndarray as_input(x, str name):
+    """Return an input as an array of a dtype that the kernels have; its layout is left as it is."""
+    cdef cnp.ndarray array = x if type(x) is cnp.ndarray else _as_array(x, name)
+    if dtype_of(array) == FD_DTYPES:
         raise TypeError(
-            f"{name} has dtype {dtype}; dropout takes float16, bfloat16, float32 and float64: "
-            f"{_remedy(x, dtype, name)}"
+            f"{name} has dtype {array.dtype}; dropout takes float16, bfloat16, float32 and float64: "
+            f"{_remedy(x, array.dtype, name)}"
         )
-    return array, kernels
+    return array
 
 
-def _remedy(x: Any, dtype: np.dtype[Any], name: str) -> str:
+cdef bint is_plain(cnp.ndarray a) noexcept:
+    return cnp.PyArray_ISCARRAY_RO(a)
+
+
+cdef cnp.ndarray as_plain(cnp.ndarray a):
+    """Return the array itself, or a plain copy."""
+    if is_plain(a):
+        return a
+    return a.astype(a.dtype.newbyteorder("="), order="C", copy=True)
+
+
+cdef cnp.ndarray new_like(cnp.ndarray a):
+    """Return a new plain array of the shape and dtype of one that is plain."""
+    cdef int number = cnp.PyArray_TYPE(a)
+    if number < 0:  # of a library that registers no number
+        return np.empty_like(a, order="C", subok=False)
+    return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), number, 0)
+
+
+cdef cnp.ndarray target_for(cnp.ndarray x, out):
+    """Check ``out`` for the result of a plain x, and return a plain array to write to.
+
+    That is ``out`` itself where it is plain, otherwise a new one. Nothing is written to ``out``.
+    """
+    if out is None:
+        return new_like(x)
+    if type(out) is not cnp.ndarray and (
+        not isinstance(out, cnp.ndarray) or isinstance(out, np.ma.MaskedArray)
+    ):
+        raise TypeError(f"out must be a numpy.ndarray, not {type(out).__name__}")
+    cdef cnp.ndarray y = out
+    if not same_shape(x, y):
+        raise ValueError(f"out has shape {out.shape}; the result has {(<object>x).shape}")
+    if dtype_of(y) != dtype_of(x):
+        raise TypeError(f"out has dtype {out.dtype}; the result has {x.dtype}")
+    if not cnp.PyArray_ISWRITEABLE(y):
+        raise ValueError("out is read-only")
+    if is_plain(y):
+        return y
+    if _overlaps_itself(y):
+        raise ValueError("out overlaps itself: some of its elements share memory")
+    return new_like(x)
+
+
+cdef cnp.ndarray apart(cnp.ndarray x, cnp.ndarray y):
+    """Return x, or a copy where it shares some of the memory of y and not all; both are plain."""
+    cdef char *a = cnp.PyArray_BYTES(x)
+    cdef char *b = cnp.PyArray_BYTES(y)
+    if a != b and a < b + cnp.PyArray_NBYTES(y) and b < a + cnp.PyArray_NBYTES(x):
+        return cnp.PyArray_NewCopy(x, cnp.NPY_CORDER)
+    return x
+
+
+cdef object finish(cnp.ndarray y, out):
+    """Return ``out``, filled where the kernels could not work on it, or the new array."""
+    if out is None:
+        return y
+    if y is not out:
+        out[...] = y
+    return out
+
+
+cdef bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
+    cdef int axis
+    if cnp.PyArray_NDIM(a) != cnp.PyArray_NDIM(b):
+        return False
+    for axis in range(cnp.PyArray_NDIM(a)):
+        if cnp.PyArray_DIM(a, axis) != cnp.PyArray_DIM(b, axis):
+            return False
+    return True
+
+
+def _remedy(x, dtype, name):
     """Say what to do with what has a wrong dtype."""
     if type(x).__module__.startswith("autograd."):
         return f"fastdrop.autograd.dropout({name}) takes autograd's boxes"
@@ -46,7 +116,7 @@ def _remedy(x: Any, dtype: np.dtype[Any], name: str) -> str:
     return f"convert it, as in {convert}"
 
 
-def _as_array(x: Any, name: str) -> Array:
+def _as_array(x, name):
     """Return an array of what is none, or say what to do instead."""
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(
@@ -76,7 +146,7 @@ def _as_array(x: Any, name: str) -> Array:
         ) from error
 
 
-def _read(x: Any) -> Array:
+def _read(x):
     """Return an array of x: its own memory where x exports that, by a buffer or by DLPack."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(x, torch.Tensor):
@@ -94,7 +164,7 @@ def _read(x: Any) -> Array:
     return np.asarray(x)
 
 
-def _read_torch(torch: Any, x: Any) -> Array:
+def _read_torch(torch, x):
     """Return a tensor's memory by PyTorch's own way.
 
     Unlike its DLPack, that heeds views that negate, and memory that is lent cannot be resized.
@@ -105,7 +175,7 @@ def _read_torch(torch: Any, x: Any) -> Array:
         raise RuntimeError("it requires grad")
     import ml_dtypes  # whose bfloat16 NumPy knows
 
-    bits: Array = np.asarray(x.view(torch.uint16))
+    bits = np.asarray(x.view(torch.uint16))
     return bits.view(ml_dtypes.bfloat16)
 
 
@@ -113,42 +183,7 @@ def _read_torch(torch: Any, x: Any) -> Array:
 _IN_MAIN_MEMORY = {1, 3, 11}
 
 
-def _is_plain(a: Array) -> bool:
-    """Whether the kernels can work on the array as it lies."""
-    flags = a.flags
-    return flags.c_contiguous and flags.aligned and a.dtype.isnative
-
-
-def pair(x: Array, out: Any) -> tuple[Array, Array]:
-    """Check ``out`` and return plain arrays to read from and to write to.
-
-    They do not overlap unless they are the same. Nothing is written to ``out``.
-    """
-    source = x if _is_plain(x) else x.astype(x.dtype.newbyteorder("="), order="C", copy=True)
-    if out is None:
-        return source, np.empty(source.shape, source.dtype)
-    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
-        raise TypeError(f"out must be a numpy.ndarray, not {type(out).__name__}")
-    if out.shape != x.shape:
-        raise ValueError(f"out has shape {out.shape}; the result has {x.shape}")
-    if out.dtype.newbyteorder("=") != source.dtype:
-        raise TypeError(f"out has dtype {out.dtype}; the result has {source.dtype}")
-    if not out.flags.writeable:
-        raise ValueError("out is read-only")
-    if not _is_plain(out):
-        if _overlaps_itself(out):
-            raise ValueError("out overlaps itself: some of its elements share memory")
-        return source, np.empty(source.shape, source.dtype)
-    if (
-        source is not out
-        and np.may_share_memory(source, out)
-        and source.__array_interface__["data"][0] != out.__array_interface__["data"][0]
-    ):
-        source = source.copy()
-    return source, out
-
-
-def _overlaps_itself(a: Array) -> bool:
+def _overlaps_itself(a):
     """Whether two elements of a strided array share a byte."""
     axes = sorted((abs(s), n) for s, n in zip(a.strides, a.shape, strict=True) if n > 1)
     if a.size == 0:
@@ -168,21 +203,3 @@ def _overlaps_itself(a: Array) -> bool:
         offsets = (offsets[:, None] + stride * np.arange(n)).ravel()
     offsets.sort()
     return bool((np.diff(offsets) < a.itemsize).any())
-
-
-def as_bits(y: Array, x: Array) -> tuple[Array, Array] | None:
-    """Return bfloat16 arrays as the uint16 that the kernels take; None for any other dtype."""
-    if x.dtype.kind != "V" or x.dtype != y.dtype or _NAMES.get(x.dtype.name) != "bf16":
-        return None
-    if not (x.dtype.isnative and y.dtype.isnative):
-        return None
-    return y.view(np.uint16), x.view(np.uint16)
-
-
-def finish(target: Array, out: Array | None) -> Array:
-    """Return ``out``, filled where the kernels could not work on it, or the new array."""
-    if out is None:
-        return target
-    if target is not out:
-        out[...] = target
-    return out

@@ -1,32 +1,26 @@
 """Where masks come from: a seed, and the position of the next mask in its stream."""
 
-from __future__ import annotations
-
 import os
 import secrets
-import threading
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from fastdrop import _core
-from fastdrop.config import STREAM
-from fastdrop.mask import Mask
-from fastdrop.recipe import as_int
+cimport cython
 
-__all__ = ["Generator", "seed"]
+from fastdrop.kernels import STREAM, TAG_SPAWN, block
+from fastdrop.mask cimport Mask
+from fastdrop.mask import Mask as _Mask
+from fastdrop.recipe cimport as_int
 
-POSITIONS = 2**64
-_TAG_SPAWN = 9  # fd_stream.h
-_CHILDREN = 2**56  # of one position: block numbers have 56 bits
-
-# Guards every generator's position. One for all, so that a forked child can replace it.
-_lock = threading.Lock()
+cdef object POSITIONS = 0x10000000000000000
+cdef object CHILDREN = 0x100000000000000  # of one position: block numbers have 56 bits
 
 
-class Generator:
-    """A source of dropout masks: a 64-bit seed and the position of its next mask.
+cdef class Generator:
+    """Generator(seed=None, *, position=0)
+--
+
+    A source of dropout masks: a 64-bit seed and the position of its next mask.
 
     Each training call that is given a generator takes exactly one position, whatever its size and
     rate; equal seed and position give equal masks. May be shared between threads: no two calls
@@ -76,24 +70,28 @@ class Generator:
     Generator(seed=0, position=1)
     """
 
-    __slots__ = ("__weakref__", "_position", "_seed")
+    def __init__(self, seed=None, *, position=0):
+        key, place = as_seed(seed, "seed"), as_position(position)
+        self.set_state(key, place)
 
-    def __init__(self, seed: Any = None, *, position: int = 0) -> None:
-        self._seed = _as_seed(seed)
-        self._position = _as_position(position)
+    cdef int set_state(self, seed, position) except -1:
+        cdef uint64_t key = seed, place = position % POSITIONS
+        with cython.critical_section(self):
+            self.seed_, self.position_, self.exhausted = key, place, position == POSITIONS
+        return 0
 
     @property
-    def seed(self) -> int:
+    def seed(self):
         """The Philox key, in ``[0, 2**64)``."""
-        return self._seed
+        return self.seed_
 
     @property
-    def position(self) -> int:
+    def position(self):
         """Position of the next mask, in ``[0, 2**64]``."""
-        return self._position
+        return self.state["position"]
 
     @property
-    def state(self) -> dict[str, int]:
+    def state(self):
         """All there is to save: a dict of ints that JSON holds exactly. Settable.
 
         Raises
@@ -102,34 +100,34 @@ class Generator:
             On setting what is not such a dict, or one of an unknown stream; the generator is then
             left as it was.
         """
-        with _lock:
-            return {"stream": STREAM, "seed": self._seed, "position": self._position}
+        cdef uint64_t seed, position
+        cdef bint exhausted
+        with cython.critical_section(self):
+            seed, position, exhausted = self.seed_, self.position_, self.exhausted
+        return {"stream": STREAM, "seed": seed, "position": POSITIONS if exhausted else position}
 
     @state.setter
-    def state(self, state: dict[str, int]) -> None:
-        seed, position = _read_state(state)
-        with _lock:
-            self._seed, self._position = seed, position
+    def state(self, state):
+        seed, position = read_state(state)
+        self.set_state(seed, position)
 
-    def _take(self) -> tuple[int, int]:
+    cdef int take(self, uint64_t *seed, uint64_t *position) except -1:
         """Seed and position of one mask, which no other call gets."""
-        with _lock:
-            position = self._position
-            if position >= POSITIONS:
-                raise OverflowError(
-                    f"Generator(seed={self._seed}) has used all its 2**64 positions; "
-                    "positions never wrap: take another seed"
-                )
-            self._position = position + 1
-            return self._seed, position
+        cdef bint exhausted
+        with cython.critical_section(self):  # beside the GIL: nothing in it runs Python
+            exhausted = self.exhausted
+            seed[0], position[0] = self.seed_, self.position_
+            if not exhausted:
+                self.position_ += 1
+                self.exhausted = self.position_ == 0
+        if exhausted:
+            raise OverflowError(
+                f"Generator(seed={self.seed_}) has used all its 2**64 positions; "
+                "positions never wrap: take another seed"
+            )
+        return 0
 
-    def mask(
-        self,
-        shape: int | Sequence[int],
-        p: float = 0.5,
-        *,
-        noise_shape: int | Sequence[int | None] | None = None,
-    ) -> Mask:
+    def mask(self, shape, p=0.5, *, noise_shape=None):
         """Take one position and return its mask; nothing of its size is allocated.
 
         Parameters
@@ -159,10 +157,11 @@ class Generator:
         array([[ True, False,  True, False],
                [ True, False,  True,  True]])
         """
-        checked = Mask(0, 0, shape, p, noise_shape=noise_shape)
-        return checked._at(*self._take())
+        cdef Mask mask = _Mask(0, 0, shape, p, noise_shape=noise_shape)
+        self.take(&mask.seed_, &mask.position_)
+        return mask
 
-    def spawn(self, n: int) -> list[Generator]:
+    def spawn(self, n):
         """Return `n` independent generators, one for each worker; takes one position.
 
         Parameters
@@ -189,24 +188,26 @@ class Generator:
         >>> [child.seed for child in fd.Generator(0).spawn(2)]
         [27122583055308173, 3195378543308105678]
         """
-        n = as_int(n, "n", _CHILDREN)
-        seed, position = self._take()
-        words = (_core.block(seed, position, _TAG_SPAWN, child) for child in range(n))
+        cdef uint64_t seed, position
+        n = as_int(n, "n", CHILDREN)
+        self.take(&seed, &position)
+        words = [block(seed, position, TAG_SPAWN, child) for child in range(n)]
         return [Generator(w[0] | w[1] << 32) for w in words]
 
-    def __repr__(self) -> str:
-        return f"Generator(seed={self._seed}, position={self._position})"
+    def __repr__(self):
+        return f"Generator(seed={self.seed}, position={self.position})"
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self):
         return _from_state, (self.state,)
 
 
-def _from_state(state: dict[str, int]) -> Generator:
-    seed, position = _read_state(state)
+def _from_state(state):
+    """Return a generator of a state. Pickles name this function."""
+    seed, position = read_state(state)
     return Generator(seed, position=position)
 
 
-def _read_state(state: Any) -> tuple[int, int]:
+cdef tuple read_state(state):
     if not isinstance(state, dict):
         raise TypeError(f"state must be a dict, not {type(state).__name__}")
     if state.get("stream") != STREAM:
@@ -215,34 +216,33 @@ def _read_state(state: Any) -> tuple[int, int]:
         )
     if not {"seed", "position"} <= state.keys():
         raise ValueError(f"state needs 'seed' and 'position'; it has {sorted(state)}")
-    return as_int(state["seed"], "seed", POSITIONS - 1), _as_position(state["position"])
+    return as_int(state["seed"], "seed"), as_position(state["position"])
 
 
-def _as_position(position: Any) -> int:
+cdef object as_position(position):
     return as_int(position, "position", POSITIONS)
 
 
-def _as_seed(seed: Any, name: str = "seed") -> int:
+cdef object as_seed(seed, str name):
     if seed is None:
         return secrets.randbits(64)
     if isinstance(seed, np.random.SeedSequence):
         return int(seed.generate_state(1, np.uint64)[0])
     if isinstance(seed, np.random.Generator):
         return draw_seed(seed.bit_generator)
-    if isinstance(seed, bool | np.bool_) or not isinstance(seed, int | np.integer):
-        raise TypeError(_wrong_rng(name, seed))
-    return as_int(seed, name, POSITIONS - 1)
+    if isinstance(seed, (bool, np.bool_)) or not isinstance(seed, (int, np.integer)):
+        raise TypeError(wrong_rng(name, seed))
+    return as_int(seed, name)
 
 
-def draw_seed(bits: np.random.BitGenerator) -> int:
+cdef uint64_t draw_seed(bit_generator) except? 0:
     """Return a seed from NumPy's random bits: the low halves of two raw draws."""
-    draw: Any = bits.random_raw  # twice: an array of two draws takes four times as long
-    low = draw() & 0xFFFFFFFF
-    seed: int = low | (draw() & 0xFFFFFFFF) << 32
-    return seed
+    draw = bit_generator.random_raw  # twice: an array of two draws takes four times as long
+    cdef uint64_t low = draw() & 0xFFFFFFFF
+    return low | <uint64_t>(draw() & 0xFFFFFFFF) << 32
 
 
-def _wrong_rng(name: str, value: Any) -> str:
+cdef str wrong_rng(str name, value):
     remedy = ""
     if isinstance(value, np.random.RandomState):
         remedy = "; make a numpy.random.Generator of it, or give an int"
@@ -257,21 +257,26 @@ def _wrong_rng(name: str, value: Any) -> str:
     )
 
 
-def check_rng(rng: Any) -> Generator | np.random.Generator:
-    """Return a source of positions for an ``rng`` argument, drawing nothing yet."""
-    if rng is None:
-        return _default
-    if isinstance(rng, Generator | np.random.Generator):
+cpdef object as_source(rng):
+    """Return what an ``rng`` argument takes positions from, drawing nothing yet."""
+    if type(rng) is Generator:
         return rng
-    return Generator(_as_seed(rng, "rng"))
+    if rng is None:
+        return default
+    if isinstance(rng, (Generator, np.random.Generator)):
+        return rng
+    return Generator(as_seed(rng, "rng"))
 
 
-def take(source: Generator | np.random.Generator) -> tuple[int, int]:
-    """Seed and position for one mask; from a NumPy generator a fresh seed at position 0."""
-    return source._take() if isinstance(source, Generator) else (_as_seed(source), 0)
+cdef int take_from(source, Recipe recipe) except -1:
+    """Give a recipe its seed and position; from a NumPy generator a fresh seed, at position 0."""
+    if isinstance(source, Generator):
+        return (<Generator>source).take(&recipe.seed_, &recipe.position_)
+    recipe.seed_, recipe.position_ = draw_seed(source.bit_generator), 0
+    return 0
 
 
-def seed(value: Any = None) -> None:
+def seed(value=None):
     """Seed the process's default generator, which serves every call without ``rng``.
 
     It starts again at position 0. At import the operating system seeds it. In a forked child it is
@@ -291,19 +296,18 @@ def seed(value: Any = None) -> None:
     >>> fd.dropout(np.ones(8, np.float32))
     array([2., 0., 2., 0., 2., 0., 2., 2.], dtype=float32)
     """
-    global _default, _seeded_by_system
-    _default, _seeded_by_system = Generator(value), value is None
+    global default, seeded_by_system
+    default, seeded_by_system = Generator(value), value is None
 
 
-_default = Generator()
-_seeded_by_system = True
+cdef Generator default = Generator()
+cdef bint seeded_by_system = True
 
 
-def _after_fork_in_child() -> None:
-    global _lock, _default
-    _lock = threading.Lock()  # another thread of the parent may have held it
-    if _seeded_by_system:
-        _default = Generator()
+def _after_fork_in_child():
+    global default
+    if seeded_by_system:
+        default = Generator()
 
 
 if hasattr(os, "register_at_fork"):

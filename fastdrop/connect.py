@@ -1,0 +1,82 @@
+"""DropConnect: products with weights of which each example drops its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdrop import rules
+from fastdrop.arrays import Array, as_input
+from fastdrop.mask import Mask
+
+
+def forward(x: Any, weight: Any, p: Any, bias: Any, training: bool, rng: Any) -> tuple[Array, Mask]:
+    """Return ``x[n] @ dropout(weight) + bias`` and the mask: see `drop_connect`."""
+    rule = rules.elements(p, None, "upscale_in_train")
+    x, weight = _factors(x, weight)
+    if bias is not None:
+        bias = as_input(bias, "bias")
+        _must_fit(bias, "bias", weight.shape[1:], x.dtype)
+    shape = (len(x), *weight.shape)
+    kind, (x, weight) = x.dtype, _widened(x, weight)
+    if training:
+        y, dropped = np.empty((len(x), weight.shape[1]), x.dtype), np.empty_like(weight)
+        mask = rule.mask(shape, True, rng)
+        for n in range(len(x)):
+            y[n] = x[n] @ mask[n].apply(weight, dropped)
+    else:
+        mask = rule.mask(shape, False, rng)
+        y = x @ weight
+    if bias is not None:
+        y += bias.astype(y.dtype)
+    return y.astype(kind, copy=False), mask
+
+
+def backward(grad: Any, x: Any, weight: Any, mask: Mask) -> tuple[Array, Array]:
+    """Return the gradients by x and by the weights: see `drop_connect_backward`."""
+    x, weight = _factors(x, weight)
+    grad = as_input(grad, "grad")
+    _must_fit(grad, "grad", (len(x), weight.shape[1]), x.dtype)
+    if not isinstance(mask, Mask):
+        raise TypeError(f"mask must be a Mask, not {type(mask).__name__}")
+    if mask.shape != (len(x), *weight.shape):
+        raise ValueError(f"mask has shape {mask.shape}; it must be {(len(x), *weight.shape)}")
+    kind, (x, weight, grad) = x.dtype, _widened(x, weight, grad)
+    if mask.p == 0.0 and mask.scale == 1.0:  # of inference, or as good
+        dx, dweight = grad @ weight.T, x.T @ grad
+    else:
+        dx, dweight, dropped = np.empty_like(x), np.zeros_like(weight), np.empty_like(weight)
+        for n in range(len(x)):
+            dx[n] = grad[n] @ mask[n].apply(weight, dropped).T
+            np.multiply.outer(x[n], grad[n], out=dropped)
+            dweight += mask[n].apply(dropped, dropped)
+    return dx.astype(kind, copy=False), dweight.astype(kind, copy=False)
+
+
+def _factors(x: Any, weight: Any) -> tuple[Array, Array]:
+    """Check the two factors of a linear layer."""
+    x, weight = as_input(x, "x"), as_input(weight, "weight")
+    if x.ndim != 2:
+        raise ValueError(f"x has shape {x.shape}; it must be (N, F_in)")
+    if weight.ndim != 2 or len(weight) != x.shape[1]:
+        raise ValueError(
+            f"weight has shape {weight.shape}; with this x it must be ({x.shape[1]}, F_out)"
+        )
+    if weight.dtype != x.dtype:
+        raise TypeError(f"weight has dtype {weight.dtype}; it must be that of x, {x.dtype}")
+    kind = x.dtype.newbyteorder("=")
+    return np.ascontiguousarray(x, kind), np.ascontiguousarray(weight, kind)
+
+
+def _widened(*arrays: Array) -> list[Array]:
+    """Return arrays in the type to sum products in, C-contiguous and native."""
+    real = np.float64 if arrays[0].dtype == np.float64 else np.float32
+    return [np.ascontiguousarray(a, real) for a in arrays]
+
+
+def _must_fit(array: Array, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    if array.dtype.newbyteorder("=") != dtype.newbyteorder("="):
+        raise TypeError(f"{name} has dtype {array.dtype}; it must be that of x, {dtype}")
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}; with this x it must be {shape}")

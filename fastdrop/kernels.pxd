@@ -1,0 +1,99 @@
+"""The door to the C kernels, for the other compiled modules: src/fastdrop.h, and the Job."""
+
+cimport numpy as cnp
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+cdef extern from "fastdrop.h" nogil:
+    ctypedef enum fd_dtype:
+        FD_F16
+        FD_BF16
+        FD_F32
+        FD_F64
+        FD_DTYPES
+    enum:
+        FD_ISAS
+        FD_MAX_NDIM
+        FD_MAX_STEP
+    ctypedef struct fd_stream:
+        uint64_t seed
+        uint64_t position
+        uint64_t drop_threshold
+    ctypedef struct fd_values:
+        double scale
+        double shift
+        double fill
+    ctypedef struct fd_kernels:
+        const char *name
+    ctypedef struct fd_window:
+        pass
+    ctypedef struct fd_fused:
+        const void *residual
+        const void *bias
+        void *bias_grad
+        uint64_t period
+        uint64_t column
+    const char *fd_isa_names[]
+    const char *fd_dtype_names[]
+    const size_t fd_dtype_bytes[]
+    const fd_kernels *fd_built(int isa)
+    const fd_kernels *fd_usable(int isa)
+    const fd_kernels *fd_widest()
+    void fd_window_init(fd_window *w, int ndim, const uint64_t *shape, const uint64_t *stride,
+                        uint64_t first)
+    void fd_window_plain(const fd_kernels *k, fd_dtype dtype, const fd_window *w, void *y,
+                         const void *x, uint64_t begin, uint64_t n, const fd_stream *stream,
+                         const fd_values *values)
+    void fd_window_affine(const fd_kernels *k, fd_dtype dtype, const fd_window *w, void *y,
+                          const void *x, uint64_t begin, uint64_t n, const fd_stream *stream,
+                          const fd_values *values)
+    void fd_window_noise(const fd_kernels *k, fd_dtype dtype, const fd_window *w, void *y,
+                         const void *x, uint64_t begin, uint64_t n, const fd_stream *stream,
+                         double sd, int additive)
+    void fd_window_bits(const fd_kernels *k, const fd_window *w, uint8_t *out, uint64_t begin,
+                        uint64_t n, const fd_stream *stream)
+    void fd_range_fused(const fd_kernels *k, fd_dtype dtype, void *y, const void *x,
+                        uint64_t size, uint64_t first, uint64_t begin, uint64_t n,
+                        const fd_stream *stream, double scale, const fd_fused *fused)
+
+cdef extern from "fd_stream.h" nogil:
+    enum:
+        FD_STREAM_VERSION
+        FD_TAG_SPAWN
+        FD_TILE
+    void fd_stream_block(uint32_t out[4], uint64_t seed, uint64_t position, unsigned tag,
+                         uint64_t block)
+
+# One call of the kernels: what to do with which memory. `kernel` is one of the functions below, and
+# reads those fields that it needs; elements are counted in C order of the window.
+ctypedef struct Job
+
+ctypedef void (*Kernel)(const Job *job, uint64_t begin, uint64_t n) noexcept nogil
+
+ctypedef struct Job:
+    Kernel kernel
+    const fd_kernels *isa  # set by run
+    fd_dtype dtype
+    void *y
+    const void *x
+    uint64_t size  # elements
+    fd_stream stream
+    fd_values values
+    double sd
+    bint additive
+    fd_fused fused
+    uint64_t first  # index of element 0, for the fused kernels, which know no window
+    void *context  # of kernels that are defined elsewhere
+    fd_window window
+
+cdef void plain(const Job *job, uint64_t begin, uint64_t n) noexcept nogil
+cdef void affine(const Job *job, uint64_t begin, uint64_t n) noexcept nogil
+cdef void noise(const Job *job, uint64_t begin, uint64_t n) noexcept nogil
+cdef void bits(const Job *job, uint64_t begin, uint64_t n) noexcept nogil
+cdef void fused(const Job *job, uint64_t begin, uint64_t n) noexcept nogil
+cdef void copy(const Job *job, uint64_t begin, uint64_t n) noexcept nogil
+
+cdef void set_window(Job *job, int ndim, const uint64_t *sizes, const uint64_t *steps,
+                     uint64_t first) noexcept nogil
+cdef size_t item_bytes(fd_dtype dtype) noexcept nogil
+cdef int run(Job *job, uint64_t unit=*) except -1
+cdef fd_dtype dtype_of(cnp.ndarray a) except <fd_dtype>-1

@@ -1,0 +1,248 @@
+"""What all layers have: the rule, the generator, the mask of the last pass, the state."""
+
+cimport numpy as cnp
+
+from fastdrop.arrays cimport as_input
+from fastdrop.generator cimport as_source
+from fastdrop.kernels import STREAM
+from fastdrop.recipe cimport Recipe
+
+cnp.import_array()
+
+NO_MASK = "backward before the first forward: there is no mask yet"
+
+
+class Setting:
+    """An attribute of a layer on which its rule depends.
+
+    Parameters
+    ----------
+    default : object
+        What `repr` leaves out.
+    """
+
+    def __init__(self, default):
+        self.default = default
+
+    def __set_name__(self, owner, name):
+        self.name = name
+
+    def __class_getitem__(cls, kind):
+        return cls
+
+    def __get__(self, layer, owner=None):
+        if layer is None:
+            return self
+        return layer.__dict__.get(self.name, self.default)
+
+    def __set__(self, layer, value):
+        before = layer.__dict__
+        name = self.name
+        old = before.get(name, self.default)
+        before[name] = value
+        try:
+            (<Layer>layer).renew()
+        except BaseException:
+            before[name] = old
+            raise
+
+
+cdef class Layer:
+    """Base of all layers.
+
+    A subclass has `_rule`, which makes its rule of a rate, and a `Setting` for each further argument.
+    """
+
+    _rate = "p"  # the name of what `_rule` is given
+
+    def __init__(self, rate=0.5, *, rng=None):
+        self.rule = self._rule(rate)
+        self.training = True
+        self.owns_rng = rng is not None and not isinstance(rng, Generator)
+        if rng is not None:
+            source = as_source(rng)
+            self.rng = source if isinstance(source, Generator) else Generator(source)
+
+    cdef int renew(self) except -1:
+        """Make the rule anew, for a setting has changed; before the first there is none yet."""
+        if self.rule is not None:
+            self.rule = self._rule(self.rule.rate)
+        return 0
+
+    def _rule(self, rate):
+        raise NotImplementedError
+
+    @property
+    def p(self):
+        """Probability of dropping."""
+        return self.rule.rate
+
+    @p.setter
+    def p(self, p):
+        self._set_rate(p)
+
+    def _set_rate(self, rate):
+        self.rule = self._rule(rate)
+
+    @property
+    def _rng(self):
+        return self.rng
+
+    def __call__(self, *args, **kwargs):
+        if not kwargs and len(args) == 1:
+            return self.forward(args[0])
+        return self.forward(*args, **kwargs)
+
+    def forward(self, x, out=None, return_mask=False):
+        """Apply dropout; remember its mask.
+
+        Parameters
+        ----------
+        x : array_like
+            Of any shape.
+        out : ndarray, optional
+            Where to put the result, see `dropout`.
+        return_mask : bool, optional
+            Whether to return the mask too.
+
+        Returns
+        -------
+        y : ndarray
+            Of x's shape and dtype. In evaluation x itself, unless the layer scales it there.
+        mask : Mask
+            Only with ``return_mask=True``.
+
+        Raises
+        ------
+        TypeError, ValueError, OverflowError
+            As the function of the layer. The layer is then as it was.
+        """
+        source = as_source(self.rng)
+        cdef cnp.ndarray array = as_input(x, "x")
+        cdef Recipe recipe = self.rule.recipe_for(
+            cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), self.training
+        )
+        y = self.rule.apply(x, array, self.training, source, out, recipe)
+        self.mask = recipe
+        return (y, recipe) if return_mask else y
+
+    def backward(self, grad, out=None, mask=None):
+        """Gradient by the input of a forward pass.
+
+        Parameters
+        ----------
+        grad : array_like
+            Gradient by its output.
+        out : ndarray, optional
+            Where to put the result; ``out=grad`` works in place.
+        mask : Mask, optional
+            Which forward pass, by default the last.
+
+        Returns
+        -------
+        ndarray
+
+        Raises
+        ------
+        RuntimeError
+            Before the first forward pass.
+        TypeError, ValueError
+            As `Mask.backward`; ValueError where the shape is not that of the forward pass.
+        """
+        if mask is None:
+            mask = self.mask
+        if mask is None:
+            raise RuntimeError(NO_MASK)
+        if isinstance(mask, Recipe):
+            return (<Recipe>mask).apply_to(grad, out, "grad", True)
+        return mask.backward(grad, out)
+
+    def train(self, mode=True):
+        """Drop from now on (or not, with False); returns the layer."""
+        self.training = bool(mode)
+        return self
+
+    def eval(self):
+        """Pass inputs on from now on; returns the layer."""
+        return self.train(False)
+
+    def state_dict(self):
+        """Return what `load_state_dict` needs to go on bit for bit; JSON holds it exactly.
+
+        Returns
+        -------
+        dict
+            ``stream``, ``p`` (or ``stddev``), and ``generator``: the state of the layer's own
+            generator, None where it shares one (then save that generator's ``state`` yourself).
+        """
+        own = self.rng.state if self.owns_rng else None
+        return {"stream": STREAM, self._rate: self.rule.rate, "generator": own}
+
+    def load_state_dict(self, state):
+        """Go on from a state that `state_dict` returned.
+
+        Parameters
+        ----------
+        state : dict
+            Of a layer that came by its generator in the same way.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no such dict, is of an unknown stream, or holds a generator where the layer
+            owns none, or the other way round. The layer is then as it was.
+        """
+        rate = self._rate
+        if not isinstance(state, dict):
+            raise TypeError(f"state must be a dict, not {type(state).__name__}")
+        if state.get("stream") != STREAM:
+            raise ValueError(
+                f"state has stream {state.get('stream')!r}; this version of fastdrop knows {STREAM}"
+            )
+        if not {rate, "generator"} <= state.keys():
+            raise ValueError(f"state needs {rate!r} and 'generator'; it has {sorted(state)}")
+        rule, own = self._rule(state[rate]), state["generator"]
+        if (own is not None) != self.owns_rng:
+            raise ValueError(
+                "state holds a generator but the layer shares its own with others"
+                if own is not None
+                else "state holds no generator but the layer owns one: it was saved from a layer "
+                "that shared its generator"
+            )
+        if own is not None:
+            self.rng.state = own
+        self.rule = rule
+
+    def __repr__(self):
+        shown = [f"{self._rate}={self.rule.rate}"]
+        for name, setting in settings(type(self)):
+            if getattr(self, name) != setting.default:
+                shown.append(f"{name}={getattr(self, name)!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    # pickles hold what those of 0.1.0 do, and may be of it
+
+    def __reduce__(self):
+        state = {"_p": self.rule.rate, "training": self.training, "mask": self.mask}
+        state.update(_rng=self.rng, _owns_rng=self.owns_rng, **self.__dict__)
+        return _new, (type(self),), state
+
+    def __setstate__(self, state):
+        state = dict(state)
+        rate, self.training, self.mask = state.pop("_p"), state.pop("training"), state.pop("mask")
+        self.rng, self.owns_rng = state.pop("_rng"), state.pop("_owns_rng")
+        self.__dict__.update(state)
+        self.rule = self._rule(rate)
+
+
+def _new(kind):
+    """Return a layer that `__setstate__` fills. Pickles name this function."""
+    return kind.__new__(kind)
+
+
+def settings(kind):
+    """Return the names and settings of a kind of layer, in the order of its definition."""
+    found = {}
+    for base in reversed(kind.__mro__):
+        found.update((k, v) for k, v in vars(base).items() if isinstance(v, Setting))
+    return found.items()

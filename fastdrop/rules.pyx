@@ -1,0 +1,275 @@
+"""Rules: what a function of the family does to any array, and the one way to do it.
+
+A rule knows the rate, what becomes of kept and of dropped elements, and which axes share their
+decisions. For an array it gives a recipe (`Mask` or `Noise`), which `drop` gives a place in the stream
+and applies. Functions make a rule for each call; layers keep theirs.
+"""
+
+import math
+import warnings
+
+import numpy as np
+
+from libc.stdint cimport uint64_t
+
+from fastdrop.arrays cimport apart, as_input, as_plain, finish, target_for
+from fastdrop.generator cimport as_source, take_from
+from fastdrop.kernels cimport FD_MAX_NDIM
+from fastdrop.mask cimport Mask, identity
+from fastdrop.noise cimport Noise, check_sd
+from fastdrop.rates cimport alpha_values, check_p, drop_threshold, scale_of
+from fastdrop.recipe cimport as_shape, as_tuple, read_noise_shape
+
+cnp.import_array()
+
+MODES = ("upscale_in_train", "downscale_in_infer")
+DATA_FORMATS = ("channels_first", "channels_last")
+
+
+cdef class Rule:
+    """What is done to an array: of the kinds below."""
+
+    cdef Recipe recipe_for(self, int ndim, const cnp.npy_intp *shape, bint training):
+        """Return the recipe for arrays of a shape, which still lacks its place in the stream."""
+        raise NotImplementedError
+
+    cdef bint passes_on(self) noexcept:
+        """Whether inference leaves x as it is."""
+        return True
+
+    cpdef object drop(self, x, bint training, rng, out, bint return_mask, str name="x"):
+        """Do a call: every one of the family."""
+        source = as_source(rng)
+        cdef cnp.ndarray array = as_input(x, name)
+        cdef Recipe recipe = self.recipe_for(
+            cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), training
+        )
+        y = self.apply(x, array, training, source, out, recipe)
+        return (y, recipe) if return_mask else y
+
+    cdef object apply(self, x, cnp.ndarray array, bint training, source, out, Recipe recipe):
+        """Allocate, take the position, run: the part of a call that follows the checks."""
+        if not training and out is None and self.passes_on():
+            return x if isinstance(x, cnp.ndarray) else array
+        array = as_plain(array)
+        target = target_for(array, out)
+        array = apart(array, target)
+        if training:
+            take_from(source, recipe)
+        recipe.run_on(target, array, False)
+        return finish(target, out)
+
+    def mask(self, shape, bint training, rng):
+        """Return the mask of a call, for integrations that apply it themselves."""
+        source = as_source(rng)
+        sizes = as_shape(shape)
+        cdef cnp.npy_intp dims[FD_MAX_NDIM]
+        cdef int axis, ndim = len(sizes)
+        for axis in range(ndim):
+            dims[axis] = sizes[axis]
+        cdef Recipe recipe = self.recipe_for(ndim, dims, training)
+        if training:
+            take_from(source, recipe)
+        return recipe
+
+
+cdef enum Sharing:
+    ELEMENTS  # by a noise shape
+    CHANNELS
+    FEATURES
+    EXAMPLES
+    LOCKED
+    ROWS
+
+
+cdef class MaskRule(Rule):
+    """Dropping of elements, or of parts of the array that share their decision."""
+
+    cdef Sharing sharing
+    cdef uint64_t threshold
+    cdef double scale, shift, fill
+    cdef bint downscale  # kept elements are not scaled in training, and all are in inference
+    cdef object noise_shape
+    cdef int axis  # CHANNELS: number of spatial axes; LOCKED: the time axis
+    cdef bint channels_last
+
+    cdef bint passes_on(self) noexcept:
+        return not self.downscale
+
+    cdef Recipe recipe_for(self, int ndim, const cnp.npy_intp *shape, bint training):
+        cdef cnp.npy_intp noise[FD_MAX_NDIM]
+        self.share(ndim, shape, noise)
+        if not training:
+            return identity(ndim, shape, 1.0 - self.rate if self.downscale else 1.0)
+        cdef Mask mask = Mask.__new__(Mask)
+        mask.set_axes(ndim, shape, noise)
+        mask.set_rate(self.rate, self.threshold, self.scale, self.shift, self.fill)
+        return mask
+
+    cdef int share(self, int ndim, const cnp.npy_intp *shape, cnp.npy_intp *noise) except -1:
+        """Write the noise shape, or say why x is not for this rule."""
+        cdef int axis, separate = 0  # the first axes, of which each element has its own decision
+        if self.sharing == ELEMENTS:
+            return read_noise_shape(self.noise_shape, ndim, shape, noise)
+        if self.sharing == LOCKED:
+            if not -ndim <= self.axis < ndim:
+                raise ValueError(
+                    f"time_axis={self.axis} is none of the axes of x, whose shape is {as_tuple(ndim, shape)}"
+                )
+            read_noise_shape(None, ndim, shape, noise)
+            noise[self.axis % ndim] = 1
+            return 0
+        if self.sharing == CHANNELS:
+            return self.share_channels(ndim, shape, noise)
+        if self.sharing == FEATURES:
+            if ndim < 2:
+                raise ValueError(f"x has shape {as_tuple(ndim, shape)}; it must be (N, C, ...), at least two axes")
+            separate = 2
+        elif self.sharing == EXAMPLES:
+            if ndim < 1:
+                raise ValueError("x is 0-d; it must be (N, ...), at least one axis")
+            separate = 1
+        else:
+            if ndim != 2:
+                raise ValueError(f"weight has shape {as_tuple(ndim, shape)}; it must be (V, D), one row a word")
+            separate = 1
+        for axis in range(ndim):
+            noise[axis] = shape[axis] if axis < separate else 1
+        return 0
+
+    cdef int share_channels(self, int ndim, const cnp.npy_intp *shape,
+                            cnp.npy_intp *noise) except -1:
+        """Share by PyTorch's rules on the rank."""
+        cdef int axis, batched = self.axis + 2
+        if ndim != batched and ndim != batched - 1:
+            raise ValueError(
+                f"dropout{self.axis}d: x has shape {as_tuple(ndim, shape)}, {ndim} axes; it must have "
+                f"{batched - 1} or {batched}"
+            )
+        if self.axis == 2 and ndim == 3:
+            # the caller's line: functions here have no frame of Python's
+            warnings.warn(
+                f"dropout2d: x of shape {as_tuple(ndim, shape)} is taken as a batch of sequences, not as an image; "
+                "give x[None] for that, or use dropout1d",
+                UserWarning,
+                stacklevel=1,
+            )
+        cdef bint has_batch = ndim == batched or self.axis == 2
+        for axis in range(ndim):
+            noise[axis] = 1
+        axis = ndim - 1 if self.channels_last else has_batch
+        noise[axis] = shape[axis]
+        if has_batch:
+            noise[0] = shape[0]
+        return 0
+
+
+cdef class NoiseRule(Rule):
+    """Gaussian noise, which multiplies or is added."""
+
+    cdef double sd
+    cdef bint additive
+
+    cdef Recipe recipe_for(self, int ndim, const cnp.npy_intp *shape, bint training):
+        cdef Noise noise = Noise.__new__(Noise)
+        noise.set_axes(ndim, shape, shape)
+        noise.sd_, noise.additive_ = self.sd if training else 0.0, self.additive
+        return noise
+
+
+# ---- the rule of each function -------------------------------------------------------------------
+
+
+cdef MaskRule mask_rule(double p, Sharing sharing, double scale):
+    cdef MaskRule rule = MaskRule.__new__(MaskRule)
+    rule.rate, rule.threshold = p, drop_threshold(p)
+    rule.sharing, rule.scale = sharing, scale
+    return rule
+
+
+cpdef Rule elements(p, noise_shape, mode):
+    """Of `dropout`."""
+    cdef double rate = check_p(p)
+    cdef bint upscale = check_mode(mode)
+    cdef MaskRule rule = mask_rule(rate, ELEMENTS, scale_of(rate) if upscale else 1.0)
+    rule.noise_shape, rule.downscale = noise_shape, not upscale
+    return rule
+
+
+cdef bint check_mode(mode) except -1:
+    """Return whether kept elements are scaled in training, or say that the mode is unknown."""
+    if mode == "upscale_in_train":
+        return True
+    if mode != "downscale_in_infer":
+        raise ValueError(f"mode={mode!r} is unknown; it must be one of {', '.join(MODES)}")
+    return False
+
+
+cpdef Rule channels(int spatial, p, data_format):
+    """Of `dropout1d`, `dropout2d` and `dropout3d`."""
+    cdef double rate = check_p(p)
+    if data_format not in DATA_FORMATS:
+        raise ValueError(
+            f"data_format={data_format!r} is unknown; it must be {' or '.join(DATA_FORMATS)}"
+        )
+    cdef MaskRule rule = mask_rule(rate, CHANNELS, scale_of(rate))
+    rule.axis, rule.channels_last = spatial, data_format == "channels_last"
+    return rule
+
+
+cdef MaskRule alpha_rule(double p, Sharing sharing):
+    cdef MaskRule rule = mask_rule(p, sharing, 0.0)
+    rule.scale, rule.shift, rule.fill = alpha_values(p)
+    return rule
+
+
+cpdef Rule alpha(p, noise_shape):
+    """Of `alpha_dropout`."""
+    cdef MaskRule rule = alpha_rule(check_p(p), ELEMENTS)
+    rule.noise_shape = noise_shape
+    return rule
+
+
+cpdef Rule alpha_features(p):
+    """Of `feature_alpha_dropout`."""
+    return alpha_rule(check_p(p), FEATURES)
+
+
+cpdef Rule examples(p, scale_by_keep):
+    """Of `drop_path`."""
+    cdef double rate = check_p(p)
+    return mask_rule(rate, EXAMPLES, scale_of(rate) if scale_by_keep else 1.0)
+
+
+cpdef Rule locked(p, time_axis):
+    """Of `locked_dropout`."""
+    cdef double rate = check_p(p)
+    if not isinstance(time_axis, (int, np.integer)):
+        raise TypeError(f"time_axis must be an int, not {type(time_axis).__name__}")
+    cdef MaskRule rule = mask_rule(rate, LOCKED, scale_of(rate))
+    rule.axis = max(-FD_MAX_NDIM - 1, min(FD_MAX_NDIM, time_axis))  # beyond them there is none
+    return rule
+
+
+cpdef Rule rows(p):
+    """Of `embedding_dropout`."""
+    cdef double rate = check_p(p)
+    return mask_rule(rate, ROWS, scale_of(rate))
+
+
+cpdef Rule gaussian(p):
+    """Of `gaussian_dropout`."""
+    cdef double rate = check_p(p)
+    if rate == 1.0:
+        raise ValueError("p=1.0: the noise would be infinite; gaussian_dropout takes p in [0, 1)")
+    cdef NoiseRule rule = NoiseRule.__new__(NoiseRule)
+    rule.rate, rule.sd = rate, math.sqrt(rate / (1.0 - rate))
+    return rule
+
+
+cpdef Rule additive(stddev):
+    """Of `gaussian_noise`."""
+    cdef NoiseRule rule = NoiseRule.__new__(NoiseRule)
+    rule.rate = rule.sd = check_sd(stddev, "stddev")
+    rule.additive = True
+    return rule
