@@ -1,9 +1,9 @@
-"""Writes the README's table and pictures from the committed results of one full run.
+"""Writes the README's tables and pictures from the committed results.
 
     python bench/readme.py            # README.md, and bench/results/*.png and *.svg
     python bench/readme.py --check    # exits with 1 where the README's text is not up to date
 
-The text goes between <!-- bench:begin --> and <!-- bench:end -->.
+full.json goes between <!-- bench:begin --> and <!-- bench:end -->, trainer.json likewise.
 """
 
 import argparse
@@ -12,11 +12,12 @@ from pathlib import Path
 
 from fastdrop.bench import plots, report
 from fastdrop.bench.environment import in_bytes
+from fastdrop.bench.trainer import step_us
 
 TOP = Path(__file__).resolve().parent.parent
 README = TOP / "README.md"
 RESULTS = TOP / "bench" / "results"
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+LIBRARIES = ("torch", "jax", "numba", "thinc")
 DTYPE = "float32"
 COLUMNS = {64: "16 elements", 1 << 20: "1 MiB", 64 << 20: "64 MiB", 256 << 20: "256 MiB"}
 NAMES = {
@@ -37,42 +38,97 @@ NAMES = {
 }
 
 
+SHAPES = ("(64, 128)", "(64, 512)", "(64, 2048)", "LSTM (32, 256)")
+CALLS = {
+    "h * 2": "`h * 2`, what any pass costs there",
+    "layer": "**fastdrop**, `nn.Dropout`",
+    "NumPy by random bits": "NumPy by random bits",
+    "NumPy": "NumPy as people write it",
+}
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("json", nargs="?", type=Path, default=RESULTS / "full.json")
+    parser.add_argument("folder", nargs="?", type=Path, default=RESULTS)
     parser.add_argument("--check", action="store_true", help="write nothing")
     args = parser.parse_args(argv)
-    try:
-        results = report.load(args.json)
-    except (OSError, ValueError) as error:
-        sys.exit(f"readme.py: {error}")
-    results["tables"] = [row for row in results["tables"] if row["dtype"] == DTYPE]
-
-    readme = README.read_text()
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        sys.exit(f"readme.py: {README} lacks {BEGIN} and {END}")
-    text = f"{before}{begin}\n{section(results)}\n{end}{after}"
+    text = readme = README.read_text()
+    drawn = []
+    for name, make in (("bench", section), ("trainer", trainer)):
+        try:
+            results = report.load(
+                args.folder / ("full.json" if name == "bench" else f"{name}.json")
+            )
+        except (OSError, ValueError) as error:
+            sys.exit(f"readme.py: {error}")
+        results["tables"] = [row for row in results["tables"] if row["dtype"] == DTYPE]
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        before, found, rest = text.partition(begin)
+        _, found_too, after = rest.partition(end)
+        if not found or not found_too:
+            sys.exit(f"readme.py: {README} lacks {begin} and {end}")
+        text = f"{before}{begin}\n{make(results)}\n{end}{after}"
+        drawn.append(results)
     if args.check:
         return int(text != readme)
     RESULTS.mkdir(exist_ok=True)
-    for path in plots.draw(results, RESULTS):
-        print(path)
+    for results in drawn:
+        for path in plots.draw(results, RESULTS):
+            print(path)
     README.write_text(text)
     return 0
 
 
+def environment(results):
+    """What was measured on what."""
+    e = results["environment"]
+    names = [name for name in e["libraries"] if name in LIBRARIES]
+    libraries = "".join(
+        f", {name} {e['libraries'][name]}" for name in names if e["libraries"][name]
+    )
+    caches = ", ".join(f"{name} {in_bytes(size)}" for name, size in e["caches"])
+    return (
+        f"{e['cpu']} ({caches}), {e['isa']}; fastdrop {e['fastdrop']}, Python {e['python']}, NumPy "
+        f"{e['numpy']}{libraries}."
+    )
+
+
+def trainer(results):
+    """Forward and backward inside a training step: a line a contender, a column a shape."""
+    rows = results["trainer"]["rows"]
+    lines = [
+        "float32, p = 0.5, one thread: microseconds for forward and backward together, and in "
+        f"brackets times fastdrop's.\n{environment(results)}",
+        "",
+        f"| inside a training step | {' | '.join(SHAPES)} |",
+        "|---|" + "--:|" * len(SHAPES),
+    ]
+    for call, label in CALLS.items():
+        cells = []
+        for shape in SHAPES:
+            taken, ours = (step_us(rows, shape, name) for name in (call, "layer"))
+            ratio = "" if call == "layer" else f" ({report.times(taken / ours)})"
+            cells.append(f"{report.figure(taken)}{ratio}")
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    torch = [s for s in dict.fromkeys(r["shape"] for r in rows) if step_us(rows, s, "F.dropout")]
+    if torch:
+        text = "; ".join(
+            f"{shape} {report.figure(step_us(rows, shape, 'F.dropout'))} and "
+            f"{report.figure(step_us(rows, shape, 'fastdrop.torch'))}"
+            for shape in torch
+        )
+        lines += ["", f"In PyTorch, with autograd, `F.dropout` and `fastdrop.torch`: {text}."]
+    lines += ["", "![Dropout inside a training step](bench/results/trainer.png)"]
+    return "\n".join(lines)
+
+
 def section(results):
     """The text between the markers."""
-    e = results["environment"]
-    libraries = [f"{name} {v}" for name, v in e["libraries"].items() if v and name != "ml_dtypes"]
-    caches = ", ".join(f"{name} {in_bytes(size)}" for name, size in e["caches"])
-    threads = "one thread" if e["threads"] == 1 else f"{e['threads']} threads"
+    threads = results["environment"]["threads"]
+    threads = "one thread" if threads == 1 else f"{threads} threads"
     parts = [
         f"{DTYPE}, {threads}: nanoseconds an element, and in brackets times `np.copyto` in the "
-        f"same run.\n{e['cpu']} ({caches}), {e['isa']}; fastdrop {e['fastdrop']}, Python "
-        f"{e['python']}, NumPy {e['numpy']}, {', '.join(libraries)}."
+        f"same run.\n{environment(results)}"
     ]
     parts += [table(results, p) for p in dict.fromkeys(row["p"] for row in results["tables"])]
     if any(row["noisy"] for row in results["tables"]):

@@ -24,6 +24,7 @@ from fastdrop.bench import (
     scaling,
     tables,
     targets,
+    trainer,
 )
 from fastdrop.bench.contenders import COPY, DTYPES, FORWARD, RIVALS, Case, WrongResult, check
 
@@ -73,7 +74,7 @@ def test_schema(results):
     assert about["threads"] == 1
     assert all(size > 0 for _, size in about["caches"])
     assert set(about["libraries"]) > {"torch", "jax", "numba", "thinc"}
-    names = ["copy", *(c.name for c in contenders.FASTDROP), "numpy", "numpy-best"]
+    names = ["copy", *(c.name for c in contenders.FASTDROP), "numpy", "numpy-best", "numpy-bits"]
     rows = results["tables"]
     cases = [(n, name) for n in (16, 4096, 1 << 14) for name in names]
     assert [(row["n"], row["contender"]) for row in rows] == cases
@@ -598,7 +599,7 @@ def test_plots(results, tmp_path):
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
 
 
-def test_readme_is_generated(results, tmp_path, monkeypatch, capsys):
+def test_readme_is_generated(results, in_trainer, tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     spec = importlib.util.spec_from_file_location("readme", README_TOOL)
     readme = importlib.util.module_from_spec(spec)
@@ -606,9 +607,11 @@ def test_readme_is_generated(results, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(readme, "README", tmp_path / "README.md")
     monkeypatch.setattr(readme, "RESULTS", tmp_path)
     report.save(results, tmp_path / "full.json")
-    text = f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n"
-    readme.README.write_text(text)
-    options = [str(tmp_path / "full.json")]
+    report.save(in_trainer, tmp_path / "trainer.json")
+    begin, end = "<!-- {}:begin -->", "<!-- {}:end -->"
+    parts = [begin.format(part) + "\nold\n" + end.format(part) for part in ("trainer", "bench")]
+    readme.README.write_text("before\n" + "\nbetween\n".join(parts) + "\nafter\n")
+    options = [str(tmp_path)]
     assert readme.main([*options, "--check"]) == 1
     assert readme.main(options) == 0
     assert readme.main([*options, "--check"]) == 0
@@ -616,9 +619,84 @@ def test_readme_is_generated(results, tmp_path, monkeypatch, capsys):
     assert new.startswith("before\n")
     assert new.endswith("\nafter\n")
     assert "`np.copyto`" in new
+    assert "| inside a training step | (64, 128) |" in new
     assert "old" not in new
     assert (tmp_path / "time-float32.png").exists()
+    assert (tmp_path / "trainer.png").exists()
     readme.README.write_text("no marks")
     with pytest.raises(SystemExit, match="lacks"):
         readme.main(options)
     assert json.loads((tmp_path / "full.json").read_text()) == results
+
+
+# ---- inside a training step ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def in_trainer(tmp_path_factory):
+    """A run's results inside a training step, of few rounds and small matrices."""
+    path = tmp_path_factory.mktemp("trainer") / "trainer.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "ROUNDS", 1)
+        patch.setattr(trainer, "LAYERS", {k: (64, 8, v[2]) for k, v in trainer.LAYERS.items()})
+        patch.setattr(trainer, "TORCH", {k: (64, 8, v[2]) for k, v in trainer.TORCH.items()})
+        assert cli.main(["--quick", "--trainer", "--against", "none", "--json", str(path)]) == 0
+    return report.load(path)
+
+
+def test_inside_a_training_step(in_trainer, capsys):
+    found = in_trainer["trainer"]
+    shapes = {row["shape"] for row in found["rows"]}
+    assert {"(64, 128)", "(64, 512)", "(64, 2048)", "LSTM (32, 256)"} <= shapes
+    for row in found["rows"]:
+        assert set(row) == set(trainer.Row.__annotations__)
+        assert 0 < row["cold_min_us"] <= row["cold_us"]
+        assert row["of"] in ("fastdrop", "numpy", "torch")
+    calls = [row["call"] for row in found["rows"] if row["shape"] == "(64, 128)"]
+    assert [c for c in calls if "torch" not in c and "F." not in c] == [
+        *(f"{name}, forward" for name in trainer.FORWARD),
+        *(f"{name}, backward" for name in trainer.BACKWARD),
+    ]
+    text = report.trainer(found)
+    for target in found["figures"]:
+        assert target["case"] in text
+        assert target["must"] is not None
+        there = "torch" not in target["case"] or contenders.installed("torch")
+        assert there == (target["measured"] is not None)
+    steps = [t for t in found["figures"] if "a step" in t["case"]]
+    assert len(steps) == 2 * 2 + len(trainer.TORCH)
+    assert all(t["at_least"] for t in steps)
+    cases = [t["case"] for t in found["figures"] if t["case"].startswith("16 elements")]
+    assert cases == [f"16 elements: {expression}" for expression in trainer.SHORT]
+    one = trainer.step_us(found["rows"], "(64, 128)", "layer")
+    parts = [r["cold_us"] for r in found["rows"] if r["shape"] == "(64, 128)"][2:3]
+    assert one > parts[0]
+    assert trainer.step_us(found["rows"], "(64, 128)", "nobody") is None
+
+
+def test_training_steps_compare(in_trainer):
+    new = copy.deepcopy(in_trainer)
+    for row in new["trainer"]["rows"]:
+        if row["of"] == "fastdrop":
+            row["cold_us"] *= 2
+            row["cold_min_us"] *= 2
+    text, failed = report.compare(new, in_trainer, 0.1)
+    assert failed
+    assert "(64, 512): layer, backward, times h * 2" in text
+    assert report.compare(in_trainer, in_trainer, 0.1)[1] is False
+    assert report.compare(in_trainer, new, 0.1)[1] is False
+
+
+def test_a_wrong_contender_is_noticed_inside_a_training_step(monkeypatch):
+    monkeypatch.setitem(trainer.BACKWARD, "layer", "d * two")
+    names = trainer._names((64, 128))
+    with pytest.raises(contenders.WrongResult, match="another mask"):
+        trainer._check(trainer._calls(names), (64, 128))
+
+
+@pytest.mark.parametrize("p", [0.5, 0.3])
+def test_numpy_by_random_bits_keeps_as_many_as_it_should(p):
+    keep = contenders.random_bits(p)(100_001)
+    assert keep.dtype == bool
+    assert keep.size == 100_001
+    assert contenders.wrong_rate(keep, p) == ""

@@ -74,8 +74,8 @@ def _parser() -> _Parser:
         prog="python -m fastdrop.bench",
         description="Time dropout against copying and against others.",
         epilog="By default: the tables, and the scaling over threads unless --quick. "
-        "Each of --tables --scaling --odd --targets --family --integrations --trainer runs that part "
-        "alone; they may be combined.",
+        "Each of --tables --scaling --odd --targets --family --integrations --trainer runs that "
+        "part alone; they may be combined.",
     )
     add = parser.add_argument
     add("--tables", action="store_true", help="contenders over sizes, a table a dtype and p")
@@ -256,7 +256,7 @@ def _check(args: argparse.Namespace, parser: _Parser, sections: list[str]) -> re
     if args.fail_slower is not None and args.compare is None:
         parser.error("--fail-slower needs --compare")
     if args.compare is not None and not {"tables", "family", "trainer"} & {*sections}:
-        parser.error("--compare is about tables, family and trainer: add one of them")
+        parser.error("--compare needs --tables, --family or --trainer")
     old = None
     try:
         if args.compare is not None:

@@ -290,7 +290,8 @@ def _numpy_bits(case: Case) -> Names:
 
     def bits() -> Array:
         np.multiply(x, draw(n), out=y)
-        return np.multiply(y, scale, out=y)
+        np.multiply(y, scale, out=y)
+        return y
 
     return {"bits": bits}
 

@@ -15,6 +15,7 @@ from fastdrop.bench.contenders import library
 from fastdrop.bench.environment import in_bytes
 from fastdrop.bench.report import Results
 from fastdrop.bench.tables import Row
+from fastdrop.bench.trainer import step_us
 
 # Contenders in the pictures: label, colour, width and dashes. Those not listed are in the tables.
 STYLES: dict[str, tuple[str, str, float, str]] = {
@@ -61,6 +62,8 @@ def draw(results: Results, directory: Path) -> list[Path]:
                 figures[f"speedup-{dtype}"] = _speedup(results, rows, dtype)
         if len({point["threads"] for point in results["scaling"]}) > 1:
             figures["scaling"] = _scaling(results)
+        if results["trainer"]["rows"]:
+            figures["trainer"] = _trainer(results)
         files = []
         for name, figure in figures.items():
             for suffix in ("png", "svg"):
@@ -134,6 +137,37 @@ def _over_sizes(
         panels[-1].yaxis.set_major_locator(library("matplotlib.ticker").LogLocator(subs=(1, 2, 5)))
     _label_ends(panels[-1], ends)
     panels[0].set_ylabel(unit, color=INK)
+    return figure
+
+
+def _trainer(results: Results) -> Any:
+    """Draw a panel a shape: what forward and backward take within a training step."""
+    rows = results["trainer"]["rows"]
+    bars = {  # label and colour
+        "h * 2": ("h * 2, twice", "#000000"),
+        "layer": ("fastdrop", "#0072B2"),
+        "NumPy by random bits": ("NumPy by random bits", "#F0C04D"),
+        "NumPy": ("NumPy", "#E69F00"),
+    }
+    shapes = [s for s in dict.fromkeys(row["shape"] for row in rows) if step_us(rows, s, "layer")]
+    title = "Dropout inside a training step: forward and backward, caches cold"
+    figure, panels = _figure(title, _subtitle(results), len(shapes))
+    for panel, shape in zip(panels, shapes, strict=True):
+        taken = [step_us(rows, shape, name) or 0.0 for name in bars]
+        ours = taken[list(bars).index("layer")]
+        panel.bar(range(len(bars)), taken, color=[colour for _, colour in bars.values()], width=0.8)
+        for at, us in enumerate(taken):
+            text = f"{us:.0f}" if at < 2 else f"{us:.0f}\n{us / ours:.1f}x"
+            panel.annotate(
+                text, (at, us), (0, 3), textcoords="offset points", ha="center", fontsize=9
+            )
+        panel.set_title(shape, color=INK, fontsize=12)
+        panel.set_xticks([])
+        panel.set_ylim(0, 1.15 * max(taken))
+    panels[0].set_ylabel("microseconds", color=INK)
+    patch = library("matplotlib.patches").Patch
+    legend = [patch(color=colour, label=label) for label, colour in bars.values()]
+    figure.legend(handles=legend, loc="center left", bbox_to_anchor=(0.845, 0.5), frameon=False)
     return figure
 
 

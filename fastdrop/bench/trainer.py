@@ -357,7 +357,11 @@ def _row(shape: str, call: str, cold: Timing, hot: float | None) -> Row:
 def _check(calls: Sequence[Call], size: tuple[int, int]) -> None:
     """Look whether each drops as it should, and whether backward has forward's mask."""
     x = np.random.default_rng(0).random(size, dtype=np.float32) + np.float32(1)
-    forward = {call.name: np.asarray(call.run(x)) for call in calls if call.name in ELEMENTS}
+    forward = {
+        call.name: np.array(call.run(x))
+        for call in calls
+        if call.way == "forward" and call.name in ELEMENTS
+    }
     for name, y in forward.items():
         kept = y != 0
         scale = np.float32(1 if "downscale" in name else 1 / (1 - P))
