@@ -67,7 +67,7 @@ def build(args, rng):
     sizes = 784, *args.hidden, 10
     net = mnist.Network(sizes, rng, rate=args.rate, dropout_rng=args.seed)
     net.layers = [
-        ShardDropout(layer.p, rng=net.generator) if isinstance(layer, mnist.Dropout) else layer
+        ShardDropout(layer.p, rng=net.generator) if isinstance(layer, fd.nn.Dropout) else layer
         for layer in net.layers
     ]
     return net

@@ -213,29 +213,44 @@ def test_both_runs_start_from_the_same_weights_and_see_the_same_batches(mnist, i
 def test_dropout_is_called_once_a_batch_and_not_in_evaluation(mnist, images):
     args = mnist.read_arguments(["--epochs", "2", "--hidden", "8", "--batch-size", "300"])
     few = [array[:640] for array in images]
-    net, _, _ = mnist.run("", few, args, rate=0.5, input_rate=0.2)
+    timed = mnist.TimedDropout
+    net, _, _ = mnist.run("", few, args, rate=0.5, input_rate=0.2, Dropout=timed)
     on_input, hidden = net.of_kind(fd.nn.Dropout)
-    assert on_input.forward_calls == {(300, 784): 4, (40, 784): 2}
-    assert not on_input.backward_calls
-    assert hidden.forward_calls == hidden.backward_calls == {(300, 8): 4, (40, 8): 2}
-    assert hidden.seconds > 0
+    assert on_input.calls == {"forward": 6}
+    assert hidden.calls == {"forward": 6, "backward": 6}
+    assert min(hidden.seconds, hidden.seconds_numpy, hidden.elapsed_beside) > 0
     assert net.generator.position == 2 * 6
+    plain, _, _ = mnist.run("", few, args, rate=0.5, input_rate=0.2)
+    for a, b in zip(net.weights(), plain.weights(), strict=True):
+        np.testing.assert_array_equal(a, b)  # NumPy's runs beside it, and changes nothing
 
 
-def test_calls_beyond_the_timed_ones_are_estimated_and_said_to_be(mnist, monkeypatch):
-    layer = mnist.Dropout(0.5, rng=0)
-    for _ in range(9):
-        layer.backward(layer.forward(np.ones((4, 3), np.float32)))
-    seconds, *calls = mnist.seconds_in_numpy([layer], "float32")
-    assert seconds > 0
-    assert calls == [18, 18]
-
-    monkeypatch.setattr(mnist, "TIMED_CALLS", 2)
-    monkeypatch.setattr(mnist, "perf_counter", itertools.count().__next__)  # a second a look
-    cost = 0.0, *mnist.seconds_in_numpy([layer], "float32")
-    assert cost[1:] == (9 / 2 + 9 / 2, 4, 18)
+def test_numpy_is_timed_on_the_same_arrays_taking_turns(mnist, monkeypatch):
+    """The clock is read twice for each of the two; a second passes between any two readings."""
+    layer = mnist.TimedDropout(0.5, rng=0)
+    given = []
+    for name in ("forward", "backward"):
+        monkeypatch.setattr(layer.beside, name, lambda x, name=name: given.append((name, id(x))))
+    monkeypatch.setattr(mnist, "thread_time", itertools.count().__next__)
+    monkeypatch.setattr(mnist, "CLOCK_SECONDS", 0.25)
+    arrays = [np.ones((4, 3), np.float32) for _ in range(3)]
+    for x in arrays:
+        layer.backward(layer.forward(x))
+    assert [i for name, i in given if name == "forward"] == [id(x) for x in arrays]
+    assert len(given) == layer.calls.total() == 6
+    assert layer.seconds == layer.seconds_numpy == 6 * 0.75
     run = [(0.9, 0.8)], 1.0
-    assert "4 of the 18 calls timed, the rest estimated" in mnist.table((run, run), cost)
+    text = mnist.table((run, run), (0.5, 2.0, 12))
+    assert "processor time of 12 calls each" in text
+    assert "2.000 (4.0x)" in text
+
+
+def test_the_numpy_beside_is_dropout(mnist):
+    beside, x = mnist.NumpyDropout(0.25), np.ones((300, 100), np.float32)
+    y = beside.forward(x)
+    assert (y == 0).mean() == pytest.approx(0.25, abs=0.02)
+    np.testing.assert_allclose(y[y != 0], 1 / 0.75, rtol=1e-6)
+    np.testing.assert_array_equal(beside.backward(x), y)
 
 
 def test_max_norm_limits_the_hidden_units_only(mnist, images):

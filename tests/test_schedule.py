@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import fastdrop as fd
+
 SMALL = ["--hidden", "16", "--epochs", "2", "--seeds", "2"]
 NAMES = ["none", "fixed 0.25", "fixed 0.5", "rising 0 to 0.5", "falling 0.5 to 0"]
 
@@ -35,7 +37,7 @@ def data(schedule):
 def masks(schedule, data):
     """By schedule, the masks of all training steps of one run."""
     masks = {}
-    forward = schedule.mnist.Dropout.forward
+    forward = fd.nn.Dropout.forward
 
     def watched(self, x):
         y = forward(self, x)
@@ -45,7 +47,7 @@ def masks(schedule, data):
 
     args = SimpleNamespace(hidden=[16], epochs=2, rate=0.5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schedule.mnist.Dropout, "forward", watched)
+        patch.setattr(fd.nn.Dropout, "forward", watched)
         for name, rates in schedule.schedules(0.5).items():
             masks[name] = []
             schedule.run(rates, data, args, 7)
