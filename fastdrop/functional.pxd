@@ -1,3 +1,3 @@
-"""By which functional.py, compiled, calls the rules as C functions."""
+"""By which functional.py, compiled, makes C calls."""
 
-from fastdrop cimport rules
+from fastdrop cimport fused, rules

@@ -4,8 +4,8 @@
 import numpy as np
 
 cimport numpy as cnp
-from libc.stdint cimport uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from fastdrop.arrays cimport apart, as_input, as_plain, finish, same_shape, target_for
@@ -28,10 +28,11 @@ cdef uint64_t period_of(uint64_t columns) noexcept:
     return columns * ((FD_MAX_STEP + columns - 1) // columns)
 
 
-cdef int must_fit(cnp.ndarray a, str name, cnp.ndarray x, tuple shape) except -1:
+cdef int must_fit(cnp.ndarray a, str name, cnp.ndarray x, bint fits, tuple shape) except -1:
+    """Raise unless an array is of x's dtype, and of the shape that fits it."""
     if dtype_of(a) != dtype_of(x):
         raise TypeError(f"{name} has dtype {a.dtype}; it must be that of x, {x.dtype}")
-    if (<object>a).shape != shape:
+    if not fits:
         raise ValueError(f"{name} has shape {(<object>a).shape}; with this x it must be {shape}")
     return 0
 
@@ -62,31 +63,38 @@ cdef void *repeat(cnp.ndarray row, uint64_t n) noexcept:
     return to
 
 
-cdef void *negative_zeros(fd_dtype dtype, uint64_t n) noexcept:
-    """Return n times -0, which adds nothing, not even to -0; to be freed; NULL without memory."""
-    cdef size_t item = item_bytes(dtype), i
-    cdef char *to = <char *>calloc(n, item)
-    if to != NULL:
-        for i in range(n):  # the sign is in the last byte on a little-endian machine, else the first
-            (<unsigned char *>to)[i * item + (item - 1 if LITTLE_ENDIAN else 0)] = 0x80
-    return to
+cdef enum:
+    ZEROS = 2 * FD_MAX_STEP
+
+# -0 in each dtype, as often as a bias of one column is repeated: it adds nothing, not even to -0.
+cdef uint64_t zeros_64[ZEROS]
+cdef uint32_t zeros_32[ZEROS]
+cdef uint16_t zeros_16[ZEROS]
+for zero in range(ZEROS):
+    zeros_64[zero], zeros_32[zero], zeros_16[zero] = 0x8000000000000000, 0x80000000, 0x8000
 
 
-cdef bint LITTLE_ENDIAN = np.little_endian
+cdef const void *negative_zeros(fd_dtype dtype) noexcept:
+    if item_bytes(dtype) == 8:
+        return zeros_64
+    if item_bytes(dtype) == 4:
+        return zeros_32
+    return zeros_16
 
 
-def add(x, residual, p, bias, bint training, rng, out):
+cpdef tuple add(x, residual, p, bias, bint training, rng, out):
     """Return ``residual + dropout(x + bias)`` and the mask: see `dropout_add`."""
     cdef double rate = check_p(p)
     source = as_source(rng)
-    cdef cnp.ndarray array = as_input(x, "x"), rows = as_input(residual, "residual"), row = None
-    shape = (<object>array).shape
-    must_fit(rows, "residual", array, shape)
+    cdef cnp.ndarray array = as_input(x, "x"), rows = as_input(residual, "residual"), row
+    cdef int ndim = cnp.PyArray_NDIM(array)
+    cdef uint64_t columns = cnp.PyArray_DIM(array, ndim - 1) if ndim else 1
+    must_fit(rows, "residual", array, same_shape(rows, array), (<object>array).shape)
     if bias is not None:
         row = as_input(bias, "bias")
-        must_fit(row, "bias", array, shape[-1:] or (1,))
+        fits = cnp.PyArray_NDIM(row) == 1 and <uint64_t>cnp.PyArray_DIM(row, 0) == columns
+        must_fit(row, "bias", array, fits, (columns,))
         row = as_plain(row)
-    cdef int ndim = cnp.PyArray_NDIM(array)
     cdef Mask mask = identity(ndim, cnp.PyArray_DIMS(array), 1.0)
     if training:
         mask.set_rate(rate, drop_threshold(rate), scale_of(rate), 0.0, 0.0)
@@ -94,22 +102,22 @@ def add(x, residual, p, bias, bint training, rng, out):
     cdef cnp.ndarray target = target_for(array, out)
     array = apart(array, target)
     rows = apart(as_plain(rows), target)
-    cdef uint64_t columns = 1
-    if row is not None and ndim:
-        columns = cnp.PyArray_DIM(array, ndim - 1)
     cdef Job job
+    cdef void *repeated = NULL
     start(&job, target, array, mask)
-    job.fused.period, job.fused.bias_grad = period_of(columns), NULL
-    job.fused.residual = cnp.PyArray_DATA(rows)
-    cdef uint64_t n = job.fused.period + FD_MAX_STEP
-    cdef void *repeated = negative_zeros(job.dtype, n) if row is None else repeat(row, n)
-    if repeated == NULL:
-        raise MemoryError
+    job.fused.bias_grad, job.fused.residual = NULL, cnp.PyArray_DATA(rows)
+    if bias is None:
+        job.fused.period, job.fused.bias = FD_MAX_STEP, negative_zeros(job.dtype)
+    else:
+        job.fused.period = period_of(columns)
+        repeated = repeat(row, job.fused.period + FD_MAX_STEP)
+        if repeated == NULL:
+            raise MemoryError
+        job.fused.bias = repeated
     try:
         if training:
             take_from(source, mask)
         job.stream.seed, job.stream.position = mask.seed_, mask.position_
-        job.fused.bias = repeated
         run(&job)
     finally:
         free(repeated)
@@ -156,7 +164,7 @@ cdef void sum_parts(const Job *job, uint64_t begin, uint64_t n) noexcept nogil:
     free(space)
 
 
-def add_backward(grad, mask, out):
+cpdef tuple add_backward(grad, mask, out):
     """Return the gradients by x and by the bias: see `dropout_add_backward`."""
     if not isinstance(mask, Mask):
         raise TypeError(f"mask must be a Mask, not {type(mask).__name__}")

@@ -57,3 +57,24 @@ class Layer:
     def eval(self) -> Self: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+class AddLayer(Layer):
+    def __call__(  # type: ignore[override]
+        self,
+        x: ArrayLike,
+        residual: ArrayLike,
+        bias: ArrayLike | None = None,
+        out: Array | None = None,
+        return_mask: bool = False,
+    ) -> Any: ...
+    def forward(  # type: ignore[override]
+        self,
+        x: ArrayLike,
+        residual: ArrayLike,
+        bias: ArrayLike | None = None,
+        out: Array | None = None,
+        return_mask: bool = False,
+    ) -> Any: ...
+    def backward(  # type: ignore[override]
+        self, grad: ArrayLike, out: Array | None = None, mask: Mask | None = None
+    ) -> tuple[Array, Array]: ...

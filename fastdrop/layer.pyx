@@ -3,6 +3,7 @@
 cimport numpy as cnp
 
 from fastdrop.arrays cimport as_input
+from fastdrop.fused cimport add, add_backward
 from fastdrop.generator cimport as_source
 from fastdrop.kernels import STREAM
 from fastdrop.recipe cimport Recipe
@@ -233,6 +234,70 @@ cdef class Layer:
         self.rng, self.owns_rng = state.pop("_rng"), state.pop("_owns_rng")
         self.__dict__.update(state)
         self.rule = self._rule(rate)
+
+
+cdef class AddLayer(Layer):
+    """Base of `DropoutAdd`, whose passes take and give more."""
+
+    def forward(self, x, residual, bias=None, out=None, return_mask=False):
+        """Return ``residual + dropout(x + bias)``; in evaluation without dropout.
+
+        Parameters
+        ----------
+        x : array_like
+            Of any shape (..., F).
+        residual : array_like
+            Of x's shape and dtype.
+        bias : array_like, optional
+            Shape (F,), of x's dtype.
+        out : ndarray, optional
+            Where to put the result; ``x`` and ``residual`` work in place.
+        return_mask : bool, optional
+            Whether to return the mask too.
+
+        Returns
+        -------
+        y : ndarray
+            Of x's shape and dtype.
+        mask : Mask
+            Only with ``return_mask=True``.
+
+        Raises
+        ------
+        TypeError, ValueError, OverflowError
+            As `fastdrop.dropout_add`. The layer is then as it was.
+        """
+        y, self.mask = add(x, residual, self.rule.rate, bias, self.training, self.rng, out)
+        return (y, self.mask) if return_mask else y
+
+    def backward(self, grad, out=None, mask=None):
+        """Gradients by x and by the bias; that by the residual is ``grad`` itself.
+
+        Parameters
+        ----------
+        grad : array_like
+            Gradient by the output of `forward`.
+        out : ndarray, optional
+            Where to put the gradient by x; ``out=grad`` works in place.
+        mask : Mask, optional
+            Which forward pass, by default the last.
+
+        Returns
+        -------
+        dx, dbias : ndarray
+
+        Raises
+        ------
+        RuntimeError
+            Before the first forward pass.
+        TypeError, ValueError
+            As `fastdrop.dropout_add_backward`.
+        """
+        if mask is None:
+            mask = self.mask
+        if mask is None:
+            raise RuntimeError(NO_MASK)
+        return add_backward(grad, mask, out)
 
 
 def _new(kind):

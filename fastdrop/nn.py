@@ -10,8 +10,7 @@ from numpy.typing import ArrayLike
 
 from fastdrop import functional, rules
 from fastdrop.arrays import Array
-from fastdrop.layer import NO_MASK, Layer, Setting
-from fastdrop.mask import Mask
+from fastdrop.layer import NO_MASK, AddLayer, Layer, Setting
 from fastdrop.montecarlo import mc_samples
 from fastdrop.rules import Rule
 
@@ -754,7 +753,7 @@ class GaussianNoise(Layer):
         raise AttributeError("GaussianNoise has stddev, not p")
 
 
-class DropoutAdd(Layer):
+class DropoutAdd(AddLayer):
     """Adds dropout of one branch to the residual, with the bias of the branch, in one pass.
 
     Parameters
@@ -798,81 +797,3 @@ class DropoutAdd(Layer):
 
     def _rule(self, p: float) -> Rule:
         return rules.elements(p, None, "upscale_in_train")
-
-    def forward(  # type: ignore[override]
-        self,
-        x: ArrayLike,
-        residual: ArrayLike,
-        bias: ArrayLike | None = None,
-        out: Array | None = None,
-        return_mask: bool = False,
-    ) -> Any:
-        """Return ``residual + dropout(x + bias)``; in evaluation without dropout.
-
-        Parameters
-        ----------
-        x : array_like
-            Of any shape (..., F).
-        residual : array_like
-            Of x's shape and dtype.
-        bias : array_like, optional
-            Shape (F,), of x's dtype.
-        out : ndarray, optional
-            Where to put the result; ``x`` and ``residual`` work in place.
-        return_mask : bool, optional
-            Whether to return the mask too.
-
-        Returns
-        -------
-        y : ndarray
-            Of x's shape and dtype.
-        mask : Mask
-            Only with ``return_mask=True``.
-
-        Raises
-        ------
-        TypeError, ValueError, OverflowError
-            As `fastdrop.dropout_add`. The layer is then as it was.
-        """
-        y: Array
-        y, self.mask = functional.dropout_add(
-            x,
-            residual,
-            self.p,
-            bias=bias,
-            training=self.training,
-            rng=self._rng,
-            out=out,
-            return_mask=True,
-        )
-        return (y, self.mask) if return_mask else y
-
-    def backward(  # type: ignore[override]
-        self, grad: ArrayLike, out: Array | None = None, mask: Mask | None = None
-    ) -> tuple[Array, Array]:
-        """Gradients by x and by the bias; that by the residual is ``grad`` itself.
-
-        Parameters
-        ----------
-        grad : array_like
-            Gradient by the output of `forward`.
-        out : ndarray, optional
-            Where to put the gradient by x; ``out=grad`` works in place.
-        mask : Mask, optional
-            Which forward pass, by default the last.
-
-        Returns
-        -------
-        dx, dbias : ndarray
-
-        Raises
-        ------
-        RuntimeError
-            Before the first forward pass.
-        TypeError, ValueError
-            As `fastdrop.dropout_add_backward`.
-        """
-        mask = self.mask if mask is None else mask
-        if mask is None:
-            raise RuntimeError(NO_MASK)
-        return functional.dropout_add_backward(grad, mask, out=out)

@@ -301,7 +301,7 @@ def test_output_repeats_whatever_the_form_of_the_files(files, tmp_path):
         "seconds if NumPy did it *",
     ]
     # 7 batches an epoch; forward for the pixels, forward and backward for the hidden units
-    assert "42 of the 42 calls timed" in outs[0]
+    assert "processor time of 42 calls each" in outs[0]
     assert lines[-1] == f"learning curves: {(tmp_path / PICTURE).resolve()}"
 
 
