@@ -23,7 +23,7 @@ cdef extern from "fastdrop.h" nogil:
         double shift
         double fill
     ctypedef struct fd_kernels:
-        const char *name
+        pass
     ctypedef struct fd_window:
         pass
     ctypedef struct fd_fused:
@@ -38,6 +38,7 @@ cdef extern from "fastdrop.h" nogil:
     const fd_kernels *fd_built(int isa)
     const fd_kernels *fd_usable(int isa)
     const fd_kernels *fd_widest()
+    const char *fd_isa_name(const fd_kernels *k)
     void fd_window_init(fd_window *w, int ndim, const uint64_t *shape, const uint64_t *stride,
                         uint64_t first)
     void fd_window_plain(const fd_kernels *k, fd_dtype dtype, const fd_window *w, void *y,

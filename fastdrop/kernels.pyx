@@ -40,7 +40,7 @@ def isas():
 
 def get_isa():
     """Name of the ISA whose kernels are in use."""
-    return in_use.name.decode()
+    return fd_isa_name(in_use).decode()
 
 
 def set_isa(str name):

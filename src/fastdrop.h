@@ -32,22 +32,6 @@ typedef struct {
 } fd_values;
 
 /*
- * y[j] from x[j], j in [0, n), for the elements first .. first+n-1 of the stream.
- * first + n <= 2^58. x and y are aligned to their element, and are the same array or do not
- * overlap; where the plain kernels' x is NULL, each x[j] is 1. bypass: no cache will hold y
- * afterwards, so it is written around them.
- */
-typedef void fd_apply_fn(void *y, const void *x, uint64_t first, size_t n, const fd_stream *stream,
-                         const fd_values *values, int bypass);
-
-/*
- * Keep bits (1 = kept) of elements first .. first+n-1 into bits [begin, begin+n) of out; bit j of
- * byte k is bit 8k+j. No other bit is changed. first + n <= 2^58.
- */
-typedef void fd_bits_fn(uint8_t *out, uint64_t begin, uint64_t first, size_t n,
-                        const fd_stream *stream);
-
-/*
  * Dropout together with its neighbours in a network, row by row. Elements of one column are `period`
  * apart; x[0] is in column `column`. With STEP = FD_MAX_STEP,
  *
@@ -66,67 +50,18 @@ typedef struct {
     void *bias_grad;
     uint64_t period, column;
 } fd_fused;
-typedef void fd_fused_fn(void *y, const void *x, uint64_t first, size_t n, const fd_stream *stream,
-                         double scale, const fd_fused *fused, int bypass);
-
-/*
- * Gaussian noise: y[j] = x[j] * (1 + sd * z), or where additive x[j] + sd * z, with z the stream's
- * standard normal of element first + j (fd_normal_tpl.h), a float whatever the dtype. Each operation
- * is rounded once to the compute type, and so is sd before; drop_threshold is not looked at. x and y
- * are aligned to their element, and are the same array or do not overlap. first + n <= 2^58.
- */
-typedef void fd_noise_fn(void *y, const void *x, uint64_t first, size_t n, const fd_stream *stream,
-                         double sd, int additive);
-
-/* Keep bits of short runs, put together in a strip of words: see fd_runs in fd_stream.h. */
-struct fd_runs;
-struct fd_schedule;
-typedef void fd_gather_fn(uint64_t *strip, const struct fd_runs *runs,
-                          struct fd_schedule *schedule);
-
-/*
- * y[j] from x[j], j in [0, n), by given keep bits from bit i on; as the plain kernels do, or where
- * affine as those.
- * bypass only where the element of each multiple of 64 bits is aligned to 64 bytes, and then
- * fence() follows the last call; affine kernels do not.
- */
-typedef void fd_given_fn(void *y, const void *x, const uint64_t *keep, unsigned i, unsigned n,
-                         const fd_values *values, int affine, int bypass);
-
-/* The kernels of one ISA. */
-typedef struct {
-    const char *name; /* "baseline", "avx2", "avx512", "neon" */
-    unsigned needs;   /* processor features, a set of fd_feature */
-    fd_bits_fn *bits;
-    fd_gather_fn *gather;
-    fd_apply_fn *plain[FD_DTYPES];
-    fd_apply_fn *affine[FD_DTYPES];
-    fd_fused_fn *residual[FD_DTYPES];
-    fd_fused_fn *bias_grad[FD_DTYPES];
-    fd_given_fn *given[FD_DTYPES];
-    fd_noise_fn *noise[FD_DTYPES];
-    void (*fence)(void);
-} fd_kernels;
-
-/* Each always exists and is NULL where that ISA was not built. */
-extern const fd_kernels *const fd_kernels_baseline;
-extern const fd_kernels *const fd_kernels_avx2;
-extern const fd_kernels *const fd_kernels_avx512;
-extern const fd_kernels *const fd_kernels_neon;
-
-/* fd_cpu.c: what this processor and its operating system offer. Each feature is the whole set of
- * instructions that the ISA of that name uses. */
-typedef enum { FD_CPU_AVX2 = 1, FD_CPU_AVX512 = 2, FD_CPU_NEON = 4 } fd_feature;
-unsigned fd_cpu_features(void);
+/* The kernels of one ISA; what is in it is for src/ alone (fd_kernels.h). */
+typedef struct fd_kernels fd_kernels;
 
 /* fd_dispatch.c */
 enum { FD_ISAS = 4 };
 extern const char *const fd_isa_names[FD_ISAS]; /* widest first; the last is "baseline" */
 extern const char *const fd_dtype_names[FD_DTYPES];
 extern const size_t fd_dtype_bytes[FD_DTYPES]; /* of an element */
-const fd_kernels *fd_built(int isa);  /* NULL: this build lacks it */
-const fd_kernels *fd_usable(int isa); /* NULL: this build or this processor lacks it */
-const fd_kernels *fd_widest(void);    /* never NULL */
+const fd_kernels *fd_built(int isa);           /* NULL: this build lacks it */
+const fd_kernels *fd_usable(int isa);          /* NULL: this build or this processor lacks it */
+const fd_kernels *fd_widest(void);             /* never NULL */
+const char *fd_isa_name(const fd_kernels *k);
 
 /*
  * fd_window.c: an n-dimensional array whose elements take their decisions from a stream. Element

@@ -140,15 +140,56 @@ FD_INLINE void FD_FN(fd_steps)(const FD_FN(fd_call) * call, size_t at, const uin
     if (n) FD_FN(fd_part)(call, at, column, keep, i, n, op);
 }
 
-FD_INLINE void FD_FN(fd_apply)(void *y, const void *x, uint64_t first, size_t n,
-                               const fd_stream *stream, const fd_values *values,
-                               const fd_fused *fused, int op, int bypass) {
-    const FD_FN(fd_call) call = FD_FN(fd_call_init)(y, x, values, fused);
-    /* From here on elements are counted from the start of the first tile: lo .. end-1. Steps are
-     * laid skew elements before the tiles', so that their stores are aligned; a strip is the tile's
-     * worth of steps, tile t shifted by skew, whose first bits are the last of tile t-1. */
+/* The steps of each operation by itself. What is called most has them in tile loops of its own; the
+ * others, whose loops would take half of the compiler's time, call them from one loop for all. */
+typedef void FD_FN(fd_steps_fn)(const FD_FN(fd_call) * call, size_t at, const uint64_t *keep,
+                                unsigned i, unsigned n);
+#define FD_STEPS(name, op, bypass)                                                             \
+    FD_NOINLINE void FD_FN(name)(const FD_FN(fd_call) * call, size_t at, const uint64_t *keep, \
+                                 unsigned i, unsigned n) {                                     \
+        FD_FN(fd_steps)(call, at, keep, i, n, op, bypass);                                     \
+    }
+FD_STEPS(fd_steps_plain, FD_PLAIN, 0)
+FD_STEPS(fd_steps_plain_around, FD_PLAIN, 1)
+FD_STEPS(fd_steps_ones, FD_ONES, 0)
+FD_STEPS(fd_steps_ones_around, FD_ONES, 1)
+FD_STEPS(fd_steps_affine, FD_AFFINE, 0)
+FD_STEPS(fd_steps_affine_around, FD_AFFINE, 1)
+FD_STEPS(fd_steps_residual, FD_RESIDUAL, 0)
+FD_STEPS(fd_steps_residual_around, FD_RESIDUAL, 1)
+FD_STEPS(fd_steps_bias_grad, FD_BIAS_GRAD, 0)
+FD_STEPS(fd_steps_bias_grad_around, FD_BIAS_GRAD, 1)
+#undef FD_STEPS
+
+static FD_FN(fd_steps_fn) *const FD_FN(fd_steps_of)[][2] = {
+    [FD_PLAIN] = {FD_FN(fd_steps_plain), FD_FN(fd_steps_plain_around)},
+    [FD_ONES] = {FD_FN(fd_steps_ones), FD_FN(fd_steps_ones_around)},
+    [FD_AFFINE] = {FD_FN(fd_steps_affine), FD_FN(fd_steps_affine_around)},
+    [FD_RESIDUAL] = {FD_FN(fd_steps_residual), FD_FN(fd_steps_residual_around)},
+    [FD_BIAS_GRAD] = {FD_FN(fd_steps_bias_grad), FD_FN(fd_steps_bias_grad_around)},
+};
+
+/*
+ * The tile loop. Three countings of elements meet in it:
+ *
+ *   of the stream   first              first + n
+ *                     |                    |
+ *   tiles       |-----+-----|-----------|--+--------|     number tile0, tile0 + 1, ...; FD_TILE each
+ *                    lo    tile_at        end             from the start of tile0: t * FD_TILE, done
+ *   steps     |--+--|-----|-----|-----|---+-|             skew elements before the tiles, so that
+ *             <>                                          their stores are aligned to 64 bytes
+ *            skew
+ *
+ * keep has the bits of tile t, by tiles. A strip has as many by steps: those of tile t shifted up by
+ * skew, the first of which are the last of tile t - 1. While the groups of tile t are made, the
+ * steps of the strip before it are applied, up to `until`; so the loop runs once more than there are
+ * tiles. In memory, element `done` is y[done - lo].
+ */
+FD_INLINE void FD_FN(fd_apply)(const FD_FN(fd_call) * call, uint64_t first, size_t n,
+                               const fd_stream *stream, int op, int bypass,
+                               FD_FN(fd_steps_fn) * steps) {
     const uint64_t tile0 = first / FD_TILE, lo = first % FD_TILE, end = lo + n;
-    const unsigned to_aligned = (unsigned)((64 - (uintptr_t)y % 64) % 64 / sizeof(FD_ELEM));
+    const unsigned to_aligned = (unsigned)((64 - (uintptr_t)call->y % 64) % 64 / sizeof(FD_ELEM));
     const unsigned skew = n < FD_ALIGNED_FROM ? 0 : (unsigned)(0 - lo - to_aligned) % FD_STEP;
     uint64_t keep[1 + FD_TILE_WORDS + 1] = {0}, strip[FD_TILE_WORDS];
     fd_schedule s;
@@ -174,7 +215,10 @@ FD_INLINE void FD_FN(fd_apply)(void *y, const void *x, uint64_t first, size_t n,
             if (done >= until) continue;
             const unsigned count = (unsigned)(until - done);
             const unsigned i = (unsigned)(done + skew) % FD_TILE;
-            FD_FN(fd_steps)(&call, (size_t)(done - lo), strip, i, count, op, bypass);
+            if (steps)
+                steps(call, (size_t)(done - lo), strip, i, count);
+            else
+                FD_FN(fd_steps)(call, (size_t)(done - lo), strip, i, count, op, bypass);
             done = until;
         }
         if (wanted && s.tails) fd_tile_tails(keep + 1, &tile, &s);
@@ -186,60 +230,57 @@ FD_INLINE void FD_FN(fd_apply)(void *y, const void *x, uint64_t first, size_t n,
     if (bypass) fence();
 }
 
+/* Any operation, its steps called. */
+FD_NOINLINE void FD_FN(fd_apply_any)(void *y, const void *x, uint64_t first, size_t n,
+                                     const fd_stream *stream, const fd_values *values,
+                                     const fd_fused *fused, int op, int bypass) {
+    const FD_FN(fd_call) call = FD_FN(fd_call_init)(y, x, values, fused);
+    bypass = bypass && n >= FD_ALIGNED_FROM;
+    FD_FN(fd_apply)(&call, first, n, stream, op, bypass, FD_FN(fd_steps_of)[op][bypass]);
+}
+
 static void FD_FN(fd_plain)(void *y, const void *x, uint64_t first, size_t n,
                             const fd_stream *stream, const fd_values *values, int bypass) {
-    bypass = bypass && n >= FD_ALIGNED_FROM;
-    if (x == NULL && bypass)
-        FD_FN(fd_apply)(y, x, first, n, stream, values, NULL, FD_ONES, 1);
-    else if (x == NULL)
-        FD_FN(fd_apply)(y, x, first, n, stream, values, NULL, FD_ONES, 0);
-    else if (bypass)
-        FD_FN(fd_apply)(y, x, first, n, stream, values, NULL, FD_PLAIN, 1);
+    if (x == NULL) {
+        FD_FN(fd_apply_any)(y, x, first, n, stream, values, NULL, FD_ONES, bypass);
+        return;
+    }
+    const FD_FN(fd_call) call = FD_FN(fd_call_init)(y, x, values, NULL);
+    if (bypass && n >= FD_ALIGNED_FROM)
+        FD_FN(fd_apply)(&call, first, n, stream, FD_PLAIN, 1, NULL);
     else
-        FD_FN(fd_apply)(y, x, first, n, stream, values, NULL, FD_PLAIN, 0);
+        FD_FN(fd_apply)(&call, first, n, stream, FD_PLAIN, 0, NULL);
 }
 
 static void FD_FN(fd_affine)(void *y, const void *x, uint64_t first, size_t n,
                              const fd_stream *stream, const fd_values *values, int bypass) {
-    if (bypass && n >= FD_ALIGNED_FROM)
-        FD_FN(fd_apply)(y, x, first, n, stream, values, NULL, FD_AFFINE, 1);
-    else
-        FD_FN(fd_apply)(y, x, first, n, stream, values, NULL, FD_AFFINE, 0);
+    if (bypass && n >= FD_ALIGNED_FROM) {
+        FD_FN(fd_apply_any)(y, x, first, n, stream, values, NULL, FD_AFFINE, 1);
+        return;
+    }
+    const FD_FN(fd_call) call = FD_FN(fd_call_init)(y, x, values, NULL);
+    FD_FN(fd_apply)(&call, first, n, stream, FD_AFFINE, 0, NULL);
 }
 
 static void FD_FN(fd_residual)(void *y, const void *x, uint64_t first, size_t n,
                                const fd_stream *stream, double scale, const fd_fused *fused,
                                int bypass) {
     const fd_values values = {scale, 0.0, 0.0};
-    if (bypass && n >= FD_ALIGNED_FROM)
-        FD_FN(fd_apply)(y, x, first, n, stream, &values, fused, FD_RESIDUAL, 1);
-    else
-        FD_FN(fd_apply)(y, x, first, n, stream, &values, fused, FD_RESIDUAL, 0);
+    FD_FN(fd_apply_any)(y, x, first, n, stream, &values, fused, FD_RESIDUAL, bypass);
 }
 
 static void FD_FN(fd_bias_grad)(void *y, const void *x, uint64_t first, size_t n,
                                 const fd_stream *stream, double scale, const fd_fused *fused,
                                 int bypass) {
     const fd_values values = {scale, 0.0, 0.0};
-    if (bypass && n >= FD_ALIGNED_FROM)
-        FD_FN(fd_apply)(y, x, first, n, stream, &values, fused, FD_BIAS_GRAD, 1);
-    else
-        FD_FN(fd_apply)(y, x, first, n, stream, &values, fused, FD_BIAS_GRAD, 0);
+    FD_FN(fd_apply_any)(y, x, first, n, stream, &values, fused, FD_BIAS_GRAD, bypass);
 }
 
 static void FD_FN(fd_given)(void *y, const void *x, const uint64_t *keep, unsigned i, unsigned n,
                             const fd_values *values, int affine, int bypass) {
     const FD_FN(fd_call) call = FD_FN(fd_call_init)(y, x, values, NULL);
-    if (affine)
-        FD_FN(fd_steps)(&call, 0, keep, i, n, FD_AFFINE, 0);
-    else if (x == NULL && bypass)
-        FD_FN(fd_steps)(&call, 0, keep, i, n, FD_ONES, 1);
-    else if (x == NULL)
-        FD_FN(fd_steps)(&call, 0, keep, i, n, FD_ONES, 0);
-    else if (bypass)
-        FD_FN(fd_steps)(&call, 0, keep, i, n, FD_PLAIN, 1);
-    else
-        FD_FN(fd_steps)(&call, 0, keep, i, n, FD_PLAIN, 0);
+    const int op = affine ? FD_AFFINE : x == NULL ? FD_ONES : FD_PLAIN;
+    FD_FN(fd_steps_of)[op][bypass && !affine](&call, 0, keep, i, n);
 }
 
 #undef FD_ALIGNED_FROM

@@ -4,7 +4,8 @@
  * Blocks stand in the lanes as 0, 2, 1, 3, so that unpacklo/unpackhi put them out in order.
  * gcc >= 5, clang >= 3.9, MSVC >= 2017.
  */
-#include "fd_stream.h"
+#include "fd_bits.h"
+#include "fd_kernels.h"
 
 #if FD_X86
 #include <immintrin.h>

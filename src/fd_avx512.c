@@ -3,7 +3,8 @@
  * the same reason; three-way xor in one instruction, masks in mask registers.
  * gcc >= 7, clang >= 6, MSVC >= 2017 15.5.
  */
-#include "fd_stream.h"
+#include "fd_bits.h"
+#include "fd_kernels.h"
 
 #if FD_X86
 #ifdef FD_EMULATE_AVX512

@@ -2,7 +2,8 @@
  * Portable C: one block a group, one element a vector. Runs everywhere; conversions of 16-bit
  * floats are spelt out, for no instruction is assumed.
  */
-#include "fd_stream.h"
+#include "fd_bits.h"
+#include "fd_kernels.h"
 
 #define FD_ISA baseline
 #define FD_NEEDS 0

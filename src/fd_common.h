@@ -21,6 +21,13 @@
 #endif
 #endif
 
+/* a * b + c stays two roundings, also where no flag says so (gcc has the flag alone). */
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#elif defined(_MSC_VER)
+#pragma fp_contract(off)
+#endif
+
 #if defined(__x86_64__) || defined(_M_X64)
 #define FD_X86 1
 #else
@@ -60,9 +67,10 @@
 /* Index of the lowest set bit; w must not be 0. */
 FD_INLINE unsigned fd_ctz64(uint64_t w) {
 #if defined(_MSC_VER) && !defined(__clang__)
-    unsigned long i;
-    _BitScanForward64(&i, w);
-    return (unsigned)i;
+    unsigned long i; /* of one half, for 32-bit targets have no scan of 64 */
+    if (_BitScanForward(&i, (unsigned long)w)) return (unsigned)i;
+    _BitScanForward(&i, (unsigned long)(w >> 32));
+    return (unsigned)i + 32;
 #else
     return (unsigned)__builtin_ctzll(w);
 #endif

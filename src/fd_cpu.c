@@ -1,8 +1,8 @@
 /*
  * What the processor and its operating system offer, as a set of fd_feature. Knows no kernel.
  */
-#include "fastdrop.h"
 #include "fd_common.h"
+#include "fd_kernels.h"
 
 #if FD_X86
 

@@ -1,7 +1,7 @@
 /*
  * Which kernels there are, and the widest that this processor runs. Asks fd_cpu.c, knows no cpuid.
  */
-#include "fastdrop.h"
+#include "fd_kernels.h"
 
 const char *const fd_isa_names[FD_ISAS] = {"avx512", "avx2", "neon", "baseline"};
 const char *const fd_dtype_names[FD_DTYPES] = {"f16", "bf16", "f32", "f64"};
@@ -23,3 +23,5 @@ const fd_kernels *fd_widest(void) {
     while (!fd_usable(isa)) isa++; /* baseline needs nothing */
     return fd_usable(isa);
 }
+
+const char *fd_isa_name(const fd_kernels *k) { return k->name; }

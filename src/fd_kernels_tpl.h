@@ -38,7 +38,15 @@ enum { FD_PLAIN, FD_ONES, FD_AFFINE, FD_RESIDUAL, FD_BIAS_GRAD }; /* see fd_appl
      FD_CAT(op##_f64, FD_ISA)}
 
 static const fd_kernels table = {
-    FD_NAME(FD_ISA),  FD_NEEDS,          FD_CAT(fd_bits, FD_ISA),  FD_CAT(fd_gather, FD_ISA),
-    FD_ALL(fd_plain), FD_ALL(fd_affine), FD_ALL(fd_residual),      FD_ALL(fd_bias_grad),
-    FD_ALL(fd_given), FD_ALL(fd_noise),  FD_CAT(fd_fence, FD_ISA),
+    .name = FD_NAME(FD_ISA),
+    .needs = FD_NEEDS,
+    .bits = FD_CAT(fd_bits, FD_ISA),
+    .gather = FD_CAT(fd_gather, FD_ISA),
+    .plain = FD_ALL(fd_plain),
+    .affine = FD_ALL(fd_affine),
+    .residual = FD_ALL(fd_residual),
+    .bias_grad = FD_ALL(fd_bias_grad),
+    .given = FD_ALL(fd_given),
+    .noise = FD_ALL(fd_noise),
+    .fence = FD_CAT(fd_fence, FD_ISA),
 };

@@ -2,7 +2,8 @@
  * NEON, part of every aarch64 processor: 4 blocks a group, a word of each in one 32-bit lane; a
  * product is two vectors of 64-bit lanes, parted into high and low words by uzp.
  */
-#include "fd_stream.h"
+#include "fd_bits.h"
+#include "fd_kernels.h"
 
 #if FD_ARM64
 #include <arm_neon.h>

@@ -6,7 +6,8 @@
  * that runs touch are generated up to 16 at a time, in whatever order they come, and each run takes
  * its bits from them, or one bit for all its elements where the axis is shared.
  */
-#include "fd_stream.h"
+#include "fd_bits.h"
+#include "fd_kernels.h"
 
 enum {
     LONG_RUN = 2 * FD_TILE, /* elements from which a range kernel's tiles are worth their edges */
@@ -87,53 +88,66 @@ typedef struct {
     uint64_t keep[STRIP / 64 + 2]; /* a word of space for less than a word that was left, and one */
 } strip;                           /* for the garbage that follows */
 
-/* Adds the bits of up to n elements: as many as the next 16 blocks have, or as there is space for. */
-static void add_runs(strip *s, cursor *c, uint64_t n, const fd_kernels *k, fd_schedule *schedule) {
-    const int shared = c->w->stride[c->w->ndim - 1] == 0;
-    fd_runs runs;
-    runs.shared = shared, runs.to = s->end;
-    runs.n_blocks = runs.n_runs = 0;
-    memset(runs.block, 0, sizeof runs.block);
-    unsigned slot = 0, slot_blocks = 0; /* where the blocks of the run before are in the list */
-    uint64_t slot_block = 0;            /* and the first of them */
-    if (n > STRIP + 64 - s->end) n = STRIP + 64 - s->end;
-    for (unsigned count; n && runs.n_runs < FD_MAX_RUNS; n -= count, advance(c, count)) {
-        const uint64_t index = index_at(c), first = index / FD_BLOCK, left = run_left(c);
-        const unsigned bit = index % FD_BLOCK;
-        unsigned blocks = 1;
-        count = n < left ? (unsigned)n : (unsigned)left;
-        if (!shared) blocks = (bit + count + FD_BLOCK - 1) / FD_BLOCK;
-        /* rows that are equal, and decisions in one block, have their blocks in the list already */
-        if (first != slot_block || blocks > slot_blocks) {
-            unsigned space = FD_TILE_BLOCKS - runs.n_blocks;
-            if (runs.n_blocks && runs.region != first / REGION) break;
-            runs.region = first / REGION; /* which all of them have in common */
-            if (space > REGION - first % REGION) space = (unsigned)(REGION - first % REGION);
-            if (blocks > space) {
-                if (space == 0) break;
-                blocks = space, count = blocks * FD_BLOCK - bit;
-            }
-            slot = runs.n_blocks, slot_block = first, slot_blocks = blocks;
-            /* short runs have one block or two: both are written, lest a branch on it mispredict */
-            runs.block[slot] = (uint32_t)first, runs.block[slot + 1] = (uint32_t)first + 1;
-            for (unsigned b = 2; b < blocks; b++) runs.block[slot + b] = (uint32_t)first + b;
-            runs.n_blocks += blocks;
-        }
-        runs.run[runs.n_runs++] = (fd_run){(uint16_t)count, (uint16_t)(slot * FD_BLOCK + bit)};
-        s->end += count;
-    }
-    k->gather(s->keep, &runs, schedule);
+/* Where the blocks of the latest run are in the list. */
+typedef struct {
+    uint64_t first; /* its first block */
+    unsigned slot,
+        n_slots; /* the place of that in the list, and how many follow each other there */
+} placed;
+
+/* Puts blocks first .. first+wanted-1 into the list, unless the run before left them there. Returns how
+ * many of them are there, 0 where the list is full. */
+static unsigned place_blocks(fd_runs *runs, placed *p, uint64_t first, unsigned wanted) {
+    /* rows that are equal, and decisions in one block, have their blocks in the list already */
+    if (first == p->first && wanted <= p->n_slots) return wanted;
+    unsigned space = FD_TILE_BLOCKS - runs->n_blocks;
+    if (runs->n_blocks && runs->region != first / REGION) return 0;
+    runs->region = first / REGION; /* which all of them have in common */
+    if (space > REGION - first % REGION) space = (unsigned)(REGION - first % REGION);
+    if (wanted > space) wanted = space;
+    if (wanted == 0) return 0;
+    p->first = first, p->slot = runs->n_blocks, p->n_slots = wanted;
+    /* short runs have one block or two: both are written, lest a branch on it mispredict */
+    runs->block[p->slot] = (uint32_t)first, runs->block[p->slot + 1] = (uint32_t)first + 1;
+    for (unsigned b = 2; b < wanted; b++) runs->block[p->slot + b] = (uint32_t)first + b;
+    runs->n_blocks += wanted;
+    return wanted;
 }
 
-/* Fills a strip with bits of the n elements that are left, and says of how many to do: so many that
- * whole words are used up, or the last. */
-static unsigned fill(strip *s, cursor *c, uint64_t n, const fd_kernels *k, fd_schedule *schedule) {
-    do add_runs(s, c, n - (s->end - s->begin), k, schedule);
-    while (s->end < 64 && s->end - s->begin < n);
+/* Lists the runs of the next elements, up to n: as many as 16 blocks have, or there is space for. */
+static void list_runs(fd_runs *runs, strip *s, cursor *c, uint64_t n) {
+    placed p = {0, 0, 0};
+    runs->shared = c->w->stride[c->w->ndim - 1] == 0, runs->to = s->end;
+    runs->n_blocks = runs->n_runs = 0;
+    memset(runs->block, 0, sizeof runs->block);
+    if (n > STRIP + 64 - s->end) n = STRIP + 64 - s->end;
+    for (unsigned count; n && runs->n_runs < FD_MAX_RUNS; n -= count, advance(c, count)) {
+        const uint64_t index = index_at(c), left = run_left(c);
+        const unsigned bit = index % FD_BLOCK;
+        count = n < left ? (unsigned)n : (unsigned)left;
+        const unsigned wanted = runs->shared ? 1 : (bit + count + FD_BLOCK - 1) / FD_BLOCK;
+        const unsigned blocks = place_blocks(runs, &p, index / FD_BLOCK, wanted);
+        if (blocks == 0) break;
+        if (blocks < wanted) count = blocks * FD_BLOCK - bit;
+        runs->run[runs->n_runs++] = (fd_run){(uint16_t)count, (uint16_t)(p.slot * FD_BLOCK + bit)};
+        s->end += count;
+    }
+}
+
+/* Puts bits of the n elements that are left into a strip, and returns of how many elements to use
+ * them: so many that whole words are used up, or the last. */
+static unsigned fill_strip(strip *s, cursor *c, uint64_t n, const fd_kernels *k,
+                           fd_schedule *schedule) {
+    do {
+        fd_runs runs;
+        list_runs(&runs, s, c, n - (s->end - s->begin));
+        k->gather(s->keep, &runs, schedule);
+    } while (s->end < 64 && s->end - s->begin < n);
     return (s->end - s->begin == n ? s->end : s->end / 64 * 64) - s->begin;
 }
 
-static void take(strip *s, unsigned n) {
+/* The bits of n elements are used. */
+static void drop_from_strip(strip *s, unsigned n) {
     const unsigned word = (s->begin + n) / 64;
     s->keep[0] = s->keep[word];
     s->begin = (s->begin + n) % 64, s->end -= 64 * word;
@@ -144,8 +158,8 @@ static int has_long_runs(const fd_window *w) {
     return w->stride[last] == 1 && (w->ndim == 1 || w->shape[last] >= LONG_RUN);
 }
 
-/* x so many bytes on, where there is an x. */
-static const char *past(const char *x, uint64_t n_bytes) { return x ? x + n_bytes : NULL; }
+/* x so many bytes on; NULL stays NULL. */
+static const char *advanced(const char *x, uint64_t n_bytes) { return x ? x + n_bytes : NULL; }
 
 static void apply(const fd_kernels *k, fd_dtype dtype, const fd_window *w, char *y, const char *x,
                   uint64_t begin, uint64_t n, const fd_stream *stream, const fd_values *values,
@@ -157,14 +171,14 @@ static void apply(const fd_kernels *k, fd_dtype dtype, const fd_window *w, char 
     const int bypass = x != y && n_bytes >= BYPASS_FROM;
     cursor c;
     cursor_init(&c, w, begin);
-    x = past(x, begin * item), y += begin * item;
+    x = advanced(x, begin * item), y += begin * item;
     if (has_long_runs(w)) {
         fd_apply_fn *kernel = affine ? k->affine[dtype] : k->plain[dtype];
         while (n) {
             const uint64_t left = run_left(&c), count = n < left ? n : left;
             kernel(y, x, index_at(&c), (size_t)count, stream, values, bypass);
             advance(&c, count);
-            x = past(x, count * item), y += count * item, n -= count;
+            x = advanced(x, count * item), y += count * item, n -= count;
         }
         return;
     }
@@ -173,10 +187,10 @@ static void apply(const fd_kernels *k, fd_dtype dtype, const fd_window *w, char 
     strip s;
     s.begin = s.end = (unsigned)((uintptr_t)y % 64 / item); /* where y is aligned, words begin */
     s.keep[0] = 0;
-    for (unsigned count; n; x = past(x, count * item), y += count * item, n -= count) {
-        count = fill(&s, &c, n, k, &schedule);
+    for (unsigned count; n; x = advanced(x, count * item), y += count * item, n -= count) {
+        count = fill_strip(&s, &c, n, k, &schedule);
         k->given[dtype](y, x, s.keep, s.begin, count, values, affine, bypass);
-        take(&s, count);
+        drop_from_strip(&s, count);
     }
     if (bypass) k->fence();
 }
@@ -203,9 +217,9 @@ void fd_window_bits(const fd_kernels *k, const fd_window *w, uint8_t *out, uint6
     strip s;
     s.begin = s.end = 0, s.keep[0] = 0;
     for (unsigned count; n && !has_long_runs(w); begin += count, n -= count) {
-        count = fill(&s, &c, n, k, &schedule);
+        count = fill_strip(&s, &c, n, k, &schedule);
         fd_copy_bits(out, begin, s.keep, s.begin, count);
-        take(&s, count);
+        drop_from_strip(&s, count);
     }
     while (n) {
         const uint64_t left = run_left(&c), count = n < left ? n : left;

@@ -28,7 +28,7 @@ GROWTH = 0.03  # that --check lets pass
 
 PROGRAM = """
 #include <stdlib.h>
-#include "fastdrop.h"
+#include "fd_kernels.h"
 
 enum { N = %d };
 static _Alignas(64) unsigned char x[8 * N], y[8 * N];

@@ -26,7 +26,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "fastdrop.h"
+#include "fd_kernels.h"
 
 static const uint64_t LARGEST = 1ull << 58; /* elements in one mask */
 

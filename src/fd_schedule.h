@@ -1,0 +1,98 @@
+/*
+ * How the stream's bits are made fast: what the blocks of a group and the planes of a block share, worked
+ * out once. fd_stream.h says which bits they are.
+ */
+#ifndef FD_SCHEDULE_H
+#define FD_SCHEDULE_H
+
+#include "fd_stream.h"
+
+/*
+ * What the lanes of a group of blocks share, worked out once in scalar code. All blocks of a group
+ * have the same key, position and high block bits, and planes differ in nothing but the tag, so
+ *
+ *   round 1   c0 = high(M1 c2) ^ c1 ^ k0    one scalar a tag
+ *             c1 = low(M1 c2)               one scalar
+ *             c2, c3                        vectors, the same for every tag
+ *   round 2   M0 c0                         one scalar product a tag: its high word enters c2
+ *                                           (enter2), its low word is c3 (enter3)
+ *             c0, c1                        vectors, the same for every tag
+ *   round 3   M0 c0                         one vector product, the same for every tag
+ *
+ * A tag then costs one product in round 3 and two in each of rounds 4 to 10.
+ */
+typedef struct fd_schedule {
+    uint32_t k0[FD_PHILOX_ROUNDS], k1[FD_PHILOX_ROUNDS]; /* round keys */
+    uint32_t c2, c3;                                     /* the position */
+    uint32_t block_high; /* b div 2^32 that enter2, enter3 are for */
+    uint32_t round1_c1;
+    uint32_t enter2[FD_TAGS], enter3[FD_TAGS]; /* by tag */
+    uint64_t drop_threshold;
+    int last_plane; /* the least significant plane that is read; -1: none (p = 0 or 1) */
+    int tails;      /* whether ties are settled by tails */
+} fd_schedule;
+
+/* The scalars of one block_high for tag t. */
+FD_INLINE void fd_schedule_tag(fd_schedule *s, unsigned tag, uint32_t block_high) {
+    const uint64_t p1 = (uint64_t)FD_PHILOX_M1 * s->c2;
+    const uint32_t c0 = (uint32_t)(p1 >> 32) ^ ((uint32_t)tag << 24 | block_high) ^ s->k0[0];
+    const uint64_t p0 = (uint64_t)FD_PHILOX_M0 * c0;
+    s->enter2[tag] = (uint32_t)(p0 >> 32);
+    s->enter3[tag] = (uint32_t)p0;
+}
+
+FD_INLINE void fd_schedule_planes(fd_schedule *s, uint32_t block_high) {
+    s->block_high = block_high;
+    for (int tag = 0; tag <= s->last_plane; tag++) fd_schedule_tag(s, (unsigned)tag, block_high);
+}
+
+FD_INLINE void fd_schedule_init(fd_schedule *s, const fd_stream *stream) {
+    const uint64_t d = stream->drop_threshold;
+    uint32_t k0 = (uint32_t)stream->seed, k1 = (uint32_t)(stream->seed >> 32);
+    for (int round = 0; round < FD_PHILOX_ROUNDS; round++) {
+        s->k0[round] = k0, s->k1[round] = k1;
+        k0 += FD_PHILOX_W0, k1 += FD_PHILOX_W1;
+    }
+    s->c2 = (uint32_t)stream->position, s->c3 = (uint32_t)(stream->position >> 32);
+    s->round1_c1 = (uint32_t)FD_PHILOX_M1 * s->c2;
+    s->drop_threshold = d;
+    s->tails = (uint32_t)d != 0;
+    if (d == FD_KEEP_ALL || d == FD_DROP_ALL)
+        s->last_plane = -1;
+    else
+        s->last_plane = s->tails ? FD_PLANES - 1 : 39 - (int)fd_ctz64(d);
+    fd_schedule_planes(s, 0);
+}
+
+/* Whether plane t's bit of D is 1. */
+FD_INLINE int fd_schedule_bit(const fd_schedule *s, int plane) {
+    return (int)(s->drop_threshold >> (39 - plane) & 1);
+}
+
+/*
+ * Up to 16 blocks of the planes whose bits are made together: a range's, or any that have b div 2^27
+ * in common, so that the high counter words of planes and of tails are the same for all.
+ */
+typedef struct {
+    int in_order;                       /* whether each block follows the one before it: then */
+    uint32_t block[FD_TILE_BLOCKS + 1]; /* only the first is here. b mod 2^32; the 17th is any */
+    uint32_t tail_high;                 /* high block word of the tails */
+    uint64_t tied[FD_TILE_WORDS];       /* elements that the planes leave undecided */
+} fd_tile;
+
+FD_INLINE void fd_tile_init(fd_tile *tile, fd_schedule *s, uint64_t block) {
+    /* block b of the planes has the elements of blocks 32b .. 32b+31 of the tails */
+    tile->tail_high = (uint32_t)(block >> 27);
+    if ((uint32_t)(block >> 32) != s->block_high) fd_schedule_planes(s, (uint32_t)(block >> 32));
+}
+
+/* Tile number `number` of the stream, of which n elements are wanted. */
+FD_INLINE void fd_tile_range(fd_tile *tile, fd_schedule *s, uint64_t number, unsigned n) {
+    const uint64_t block = number * FD_TILE_BLOCKS;
+    tile->block[0] = (uint32_t)block;
+    tile->in_order = 1;
+    fd_tile_init(tile, s, block);
+    if (n != FD_TILE) memset(tile->tied, 0, sizeof tile->tied);
+}
+
+#endif
