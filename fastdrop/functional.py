@@ -143,8 +143,8 @@ def dropout(
     ``x * scale`` in one rounding; 16-bit types are multiplied as float32 and rounded to nearest
     even.
 
-    Safe to call from several threads; the GIL is released meanwhile. Large arrays are split over
-    `get_num_threads` threads.
+    Safe to call from several threads; the GIL is released in calls of 64 Ki elements or more. Large
+    arrays are split over `get_num_threads` threads.
 
     **Compatibility guarantee.** Which elements are dropped is a pure function of the generator's
     seed and position, the element's C-order index in the noise shape and p: the same on every
@@ -191,25 +191,13 @@ def dropout1d(
     ----------
     x : array_like
         Shape (C, L) or (N, C, L).
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``.
-    training : bool, optional
-        Whether to drop; if False the result is x itself, see `dropout`.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        Where the mask comes from, see `dropout`.
     data_format : {"channels_first", "channels_last"}, optional
         Where the channels are; "channels_last" as in Keras.
-    out : ndarray, optional
-        Where to put the result, see `dropout`.
-    return_mask : bool, optional
-        Whether to return the `Mask` too.
+    p, training, rng, out, return_mask : as in `dropout`
 
     Returns
     -------
-    y : ndarray
-        Of x's shape and dtype.
-    mask : Mask
-        Only with ``return_mask=True``.
+    y, mask : as in `dropout`
 
     Raises
     ------
@@ -255,25 +243,13 @@ def dropout2d(
     x : array_like
         Shape (N, C, H, W), or (N, C, L), as in PyTorch. An image without a batch axis is
         ``x[None]``.
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``.
-    training : bool, optional
-        Whether to drop; if False the result is x itself, see `dropout`.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        Where the mask comes from, see `dropout`.
     data_format : {"channels_first", "channels_last"}, optional
         Where the channels are; "channels_last" as in Keras.
-    out : ndarray, optional
-        Where to put the result, see `dropout`.
-    return_mask : bool, optional
-        Whether to return the `Mask` too.
+    p, training, rng, out, return_mask : as in `dropout`
 
     Returns
     -------
-    y : ndarray
-        Of x's shape and dtype.
-    mask : Mask
-        Only with ``return_mask=True``.
+    y, mask : as in `dropout`
 
     Raises
     ------
@@ -282,15 +258,11 @@ def dropout2d(
 
     Notes
     -----
-    PyTorch's ``dropout2d``; with ``channels_last`` Keras' ``SpatialDropout2D``. Three axes are
-    a batch of sequences, not an image: PyTorch takes them so, with a warning; here too.
+    As `dropout1d`, with its reference. PyTorch's ``dropout2d``; with ``channels_last`` Keras'
+    ``SpatialDropout2D``. Three axes are a batch of sequences, not an image: PyTorch takes them so,
+    with a warning; here too.
 
     **Compatibility guarantee.** As for `dropout`.
-
-    References
-    ----------
-    .. [1] J. Tompson, R. Goroshin, A. Jain, Y. LeCun and C. Bregler, "Efficient object localization
-       using convolutional networks", CVPR 2015.
 
     Examples
     --------
@@ -321,25 +293,13 @@ def dropout3d(
     ----------
     x : array_like
         Shape (C, D, H, W) or (N, C, D, H, W).
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``.
-    training : bool, optional
-        Whether to drop; if False the result is x itself, see `dropout`.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        Where the mask comes from, see `dropout`.
     data_format : {"channels_first", "channels_last"}, optional
         Where the channels are; "channels_last" as in Keras.
-    out : ndarray, optional
-        Where to put the result, see `dropout`.
-    return_mask : bool, optional
-        Whether to return the `Mask` too.
+    p, training, rng, out, return_mask : as in `dropout`
 
     Returns
     -------
-    y : ndarray
-        Of x's shape and dtype.
-    mask : Mask
-        Only with ``return_mask=True``.
+    y, mask : as in `dropout`
 
     Raises
     ------
@@ -348,14 +308,10 @@ def dropout3d(
 
     Notes
     -----
-    PyTorch's ``dropout3d``; with ``channels_last`` Keras' ``SpatialDropout3D``.
+    As `dropout1d`, with its reference. PyTorch's ``dropout3d``; with ``channels_last`` Keras'
+    ``SpatialDropout3D``.
 
     **Compatibility guarantee.** As for `dropout`.
-
-    References
-    ----------
-    .. [1] J. Tompson, R. Goroshin, A. Jain, Y. LeCun and C. Bregler, "Efficient object localization
-       using convolutional networks", CVPR 2015.
 
     Examples
     --------
@@ -382,25 +338,11 @@ def alpha_dropout(
     ----------
     x : array_like
         Of any shape.
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``.
-    training : bool, optional
-        Whether to drop; if False the result is x itself, see `dropout`.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        Where the mask comes from, see `dropout`.
-    noise_shape : int or sequence of (int or None), optional
-        Shape of the decisions, see `dropout`.
-    out : ndarray, optional
-        Where to put the result, see `dropout`.
-    return_mask : bool, optional
-        Whether to return the `Mask` too.
+    p, training, rng, noise_shape, out, return_mask : as in `dropout`
 
     Returns
     -------
-    y : ndarray
-        Of x's shape and dtype.
-    mask : Mask
-        Only with ``return_mask=True``.
+    y, mask : as in `dropout`
 
     Raises
     ------
@@ -446,23 +388,11 @@ def feature_alpha_dropout(
     ----------
     x : array_like
         Shape (N, C, ...), at least two axes.
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``.
-    training : bool, optional
-        Whether to drop; if False the result is x itself, see `dropout`.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        Where the mask comes from, see `dropout`.
-    out : ndarray, optional
-        Where to put the result, see `dropout`.
-    return_mask : bool, optional
-        Whether to return the `Mask` too.
+    p, training, rng, out, return_mask : as in `dropout`
 
     Returns
     -------
-    y : ndarray
-        Of x's shape and dtype.
-    mask : Mask
-        Only with ``return_mask=True``.
+    y, mask : as in `dropout`
 
     Raises
     ------
@@ -506,25 +436,13 @@ def drop_path(
     ----------
     x : array_like
         Shape (N, ...), at least one axis.
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``.
-    training : bool, optional
-        Whether to drop; if False the result is x itself, see `dropout`.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        Where the mask comes from, see `dropout`.
     scale_by_keep : bool, optional
         Whether to multiply what is kept by ``1/(1-p)``.
-    out : ndarray, optional
-        Where to put the result, see `dropout`.
-    return_mask : bool, optional
-        Whether to return the `Mask` too.
+    p, training, rng, out, return_mask : as in `dropout`
 
     Returns
     -------
-    y : ndarray
-        Of x's shape and dtype.
-    mask : Mask
-        Only with ``return_mask=True``.
+    y, mask : as in `dropout`
 
     Raises
     ------
@@ -570,25 +488,13 @@ def locked_dropout(
     ----------
     x : array_like
         A sequence, by default of shape (T, B, F).
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``.
-    training : bool, optional
-        Whether to drop; if False the result is x itself, see `dropout`.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        Where the mask comes from, see `dropout`.
     time_axis : int, optional
         The axis along which decisions are shared; 1 for (B, T, F).
-    out : ndarray, optional
-        Where to put the result, see `dropout`.
-    return_mask : bool, optional
-        Whether to return the `Mask` too.
+    p, training, rng, out, return_mask : as in `dropout`
 
     Returns
     -------
-    y : ndarray
-        Of x's shape and dtype.
-    mask : Mask
-        Only with ``return_mask=True``.
+    y, mask : as in `dropout`
 
     Raises
     ------
@@ -632,23 +538,11 @@ def embedding_dropout(
     ----------
     weight : array_like
         The embedding, shape (V, D): not the indices of words.
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``.
-    training : bool, optional
-        Whether to drop; if False the result is x itself, see `dropout`.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        Where the mask comes from, see `dropout`.
-    out : ndarray, optional
-        Where to put the result, see `dropout`.
-    return_mask : bool, optional
-        Whether to return the `Mask` too.
+    p, training, rng, out, return_mask : as in `dropout`
 
     Returns
     -------
-    y : ndarray
-        Of x's shape and dtype.
-    mask : Mask
-        Only with ``return_mask=True``.
+    y, mask : as in `dropout`
 
     Raises
     ------
@@ -694,14 +588,9 @@ def gaussian_dropout(
         Of any shape.
     p : float, optional
         Rate in ``[0, 1)``: the noise has standard deviation ``sqrt(p / (1-p))``.
-    training : bool, optional
-        Whether to multiply; if False the result is x itself, see `dropout`.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        Where the noise comes from, see `dropout`.
-    out : ndarray, optional
-        Where to put the result, see `dropout`.
     return_mask : bool, optional
         Whether to return the `Noise` too.
+    training, rng, out : as in `dropout`
 
     Returns
     -------
@@ -756,14 +645,9 @@ def gaussian_noise(
         Of any shape.
     stddev : float
         Standard deviation of the noise, in units of x.
-    training : bool, optional
-        Whether to add it; if False the result is x itself, see `dropout`.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        Where the noise comes from, see `dropout`.
-    out : ndarray, optional
-        Where to put the result, see `dropout`.
     return_mask : bool, optional
         Whether to return the `Noise` too.
+    training, rng, out : as in `dropout`
 
     Returns
     -------
@@ -812,18 +696,15 @@ def dropout_add(
         Of any shape (..., F).
     residual : array_like
         Of x's shape and dtype.
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``.
     bias : array_like, optional
         Shape (F,), of x's dtype: added to each row of x first.
     training : bool, optional
         Whether to drop. If not, the result is ``residual + (x + bias)``, a new array too.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        Where the mask comes from, see `dropout`.
     out : ndarray, optional
         Where to put the result, see `dropout`; ``x`` and ``residual`` work in place.
     return_mask : bool, optional
         Whether to return the `Mask` too, for `dropout_add_backward`.
+    p, rng : as in `dropout`
 
     Returns
     -------
@@ -937,10 +818,9 @@ def drop_connect(
         Shape (F_out,); is not dropped.
     training : bool, optional
         Whether to drop; if False the result is ``x @ weight + bias``.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        Where the mask comes from, see `dropout`.
     return_mask : bool, optional
         Whether to return the `Mask` too, for `drop_connect_backward`.
+    rng : as in `dropout`
 
     Returns
     -------

@@ -71,7 +71,9 @@ class Dropout(Layer):
     Notes
     -----
     Every `forward` replaces `mask`; `backward` uses it and may be called any number of times. A
-    layer is for one training thread; a `Generator` may be shared by many.
+    layer is for one training thread; a `Generator` may be shared by many. All this, with `train`,
+    `eval` and `state_dict`, holds for every layer of this module; each raises what its function
+    does, and promises what that promises.
 
     **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
 
@@ -124,28 +126,17 @@ class Dropout1d(Layer):
 
     Parameters
     ----------
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
     data_format : {"channels_first", "channels_last"}, optional
         Where the channels are.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        As in `Dropout`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `fastdrop.dropout1d`.
+    p, rng : as in `Dropout`
 
     See Also
     --------
     fastdrop.dropout1d : the function, with the reference and what it answers to elsewhere.
-    Dropout : the protocol of all layers: `forward`, `backward`, `train`, `eval`, `state_dict`.
 
     Notes
     -----
     Inputs have shape (C, L) or (N, C, L), or with channels last (L, C) or (N, L, C).
-
-    **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
 
     Examples
     --------
@@ -173,28 +164,17 @@ class Dropout2d(Layer):
 
     Parameters
     ----------
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
     data_format : {"channels_first", "channels_last"}, optional
         Where the channels are.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        As in `Dropout`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `fastdrop.dropout2d`.
+    p, rng : as in `Dropout`
 
     See Also
     --------
     fastdrop.dropout2d : the function, with the reference and what it answers to elsewhere.
-    Dropout : the protocol of all layers: `forward`, `backward`, `train`, `eval`, `state_dict`.
 
     Notes
     -----
     Inputs have shape (N, C, H, W), or (N, C, L); with channels last (N, H, W, C).
-
-    **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
 
     Examples
     --------
@@ -222,28 +202,17 @@ class Dropout3d(Layer):
 
     Parameters
     ----------
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
     data_format : {"channels_first", "channels_last"}, optional
         Where the channels are.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        As in `Dropout`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `fastdrop.dropout3d`.
+    p, rng : as in `Dropout`
 
     See Also
     --------
     fastdrop.dropout3d : the function, with the reference and what it answers to elsewhere.
-    Dropout : the protocol of all layers: `forward`, `backward`, `train`, `eval`, `state_dict`.
 
     Notes
     -----
     Inputs have shape (C, D, H, W) or (N, C, D, H, W); with channels last C comes last.
-
-    **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
 
     Examples
     --------
@@ -271,28 +240,15 @@ class AlphaDropout(Layer):
 
     Parameters
     ----------
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
-    noise_shape : int or sequence of (int or None), optional
-        Shape of the decisions, see `dropout`.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        As in `Dropout`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `fastdrop.alpha_dropout`.
+    p, noise_shape, rng : as in `Dropout`
 
     See Also
     --------
     fastdrop.alpha_dropout : the function, with the reference and what it answers to elsewhere.
-    Dropout : the protocol of all layers: `forward`, `backward`, `train`, `eval`, `state_dict`.
 
     Notes
     -----
     Inputs have any shape. `backward` is exact: scale or 0.
-
-    **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
 
     Examples
     --------
@@ -324,26 +280,15 @@ class FeatureAlphaDropout(Layer):
 
     Parameters
     ----------
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        As in `Dropout`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `fastdrop.feature_alpha_dropout`.
+    p, rng : as in `Dropout`
 
     See Also
     --------
     fastdrop.feature_alpha_dropout : the function, with the reference.
-    Dropout : the protocol of all layers: `forward`, `backward`, `train`, `eval`, `state_dict`.
 
     Notes
     -----
     Inputs have shape (N, C, ...).
-
-    **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
 
     Examples
     --------
@@ -366,28 +311,17 @@ class DropPath(Layer):
 
     Parameters
     ----------
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
     scale_by_keep : bool, optional
         Whether to multiply what is kept by ``1/(1-p)``.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        As in `Dropout`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `fastdrop.drop_path`.
+    p, rng : as in `Dropout`
 
     See Also
     --------
     fastdrop.drop_path : the function, with the reference and what it answers to elsewhere.
-    Dropout : the protocol of all layers: `forward`, `backward`, `train`, `eval`, `state_dict`.
 
     Notes
     -----
     Inputs have shape (N, ...).
-
-    **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
 
     Examples
     --------
@@ -412,28 +346,17 @@ class LockedDropout(Layer):
 
     Parameters
     ----------
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
     time_axis : int, optional
         The axis along which decisions are shared.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        As in `Dropout`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `fastdrop.locked_dropout`.
+    p, rng : as in `Dropout`
 
     See Also
     --------
     fastdrop.locked_dropout : the function, with the reference and what it answers to elsewhere.
-    Dropout : the protocol of all layers: `forward`, `backward`, `train`, `eval`, `state_dict`.
 
     Notes
     -----
     Inputs have shape (T, B, F), or any with a time axis.
-
-    **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
 
     Examples
     --------
@@ -459,27 +382,16 @@ class EmbeddingDropout(Layer):
 
     Parameters
     ----------
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        As in `Dropout`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `fastdrop.embedding_dropout`.
+    p, rng : as in `Dropout`
 
     See Also
     --------
     fastdrop.embedding_dropout : the function, with the reference and what it answers to elsewhere.
-    Dropout : the protocol of all layers: `forward`, `backward`, `train`, `eval`, `state_dict`.
 
     Notes
     -----
     Give it the matrix (V, D) at each step, and look words up in the result; `backward` takes the
     gradient by that result.
-
-    **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
 
     Examples
     --------
@@ -503,25 +415,16 @@ class WeightDropout(Layer):
     ----------
     p : float, optional
         Probability of **dropping** a weight, in ``[0, 1]``. May be set at any time.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        As in `Dropout`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `fastdrop.dropout`.
+    rng : as in `Dropout`
 
     See Also
     --------
     DropConnect : a mask for each example.
-    Dropout : the protocol of all layers: `forward`, `backward`, `train`, `eval`, `state_dict`.
 
     Notes
     -----
     Give it a weight matrix at each step, for an LSTM the recurrent one, and use the result at all
     time steps [1]_; `backward` takes the gradient by that result. The weights stay as they are.
-
-    **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
 
     References
     ----------
@@ -551,13 +454,7 @@ class DropConnect(Layer):
     ----------
     p : float, optional
         Probability of **dropping** a weight, in ``[0, 1]``. May be set at any time.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        As in `Dropout`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `fastdrop.drop_connect`.
+    rng : as in `Dropout`
 
     See Also
     --------
@@ -569,8 +466,6 @@ class DropConnect(Layer):
     `forward` and `backward` take other arguments than those of the other layers. x and the weights
     are remembered until the next forward pass, not copied; the masks are not. Used several times
     before backward, take the function and keep each call's mask.
-
-    **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
 
     Examples
     --------
@@ -654,24 +549,15 @@ class GaussianDropout(Layer):
     p : float, optional
         Rate in ``[0, 1)``; the noise has standard deviation ``sqrt(p / (1-p))``. May be set at any
         time.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        As in `Dropout`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `fastdrop.gaussian_dropout`.
+    rng : as in `Dropout`
 
     See Also
     --------
     fastdrop.gaussian_dropout : the function, with the reference and what it answers to elsewhere.
-    Dropout : the protocol of all layers: `forward`, `backward`, `train`, `eval`, `state_dict`.
 
     Notes
     -----
     Inputs have any shape. `mask` is a `fastdrop.Noise`.
-
-    **Compatibility guarantee.** As for `fastdrop.Noise`.
 
     Examples
     --------
@@ -696,24 +582,15 @@ class GaussianNoise(Layer):
     ----------
     stddev : float
         Standard deviation of the noise, in units of the input. May be set at any time.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        As in `Dropout`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `fastdrop.gaussian_noise`.
+    rng : as in `Dropout`
 
     See Also
     --------
     fastdrop.gaussian_noise : the function, with what it answers to elsewhere.
-    Dropout : the protocol of all layers: `forward`, `backward`, `train`, `eval`, `state_dict`.
 
     Notes
     -----
     Inputs have any shape. `mask` is a `fastdrop.Noise`; `backward` copies the gradient.
-
-    **Compatibility guarantee.** As for `fastdrop.Noise`.
 
     Examples
     --------
@@ -758,15 +635,7 @@ class DropoutAdd(AddLayer):
 
     Parameters
     ----------
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        As in `Dropout`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `fastdrop.dropout_add`.
+    p, rng : as in `Dropout`
 
     See Also
     --------
@@ -776,8 +645,6 @@ class DropoutAdd(AddLayer):
     Notes
     -----
     `forward` and `backward` take other arguments than those of the other layers.
-
-    **Compatibility guarantee.** As for `Generator`: the same seed gives the same masks everywhere.
 
     Examples
     --------

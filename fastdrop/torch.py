@@ -121,8 +121,8 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = Fa
     +0.0, and so does its gradient. Kept ones are ``x * scale`` in one rounding; 16-bit types are
     multiplied as float32 and rounded to nearest even.
 
-    Safe to call from several threads; the GIL is released meanwhile. Large tensors are split over
-    `fastdrop.get_num_threads` threads, not over torch's.
+    Safe to call from several threads; the GIL is released in calls of 64 Ki elements or more. Large
+    tensors are split over `fastdrop.get_num_threads` threads, not over torch's.
 
     **Compatibility guarantee.** Which elements are dropped is a pure function of the seed, the
     element's C-order index and p, as for `fastdrop.dropout`: it does not depend on strides, dtype,
@@ -166,17 +166,9 @@ def alpha_dropout(
     ----------
     x : Tensor
         As in `dropout`.
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``.
     training : bool, optional
         Whether to drop; False by default, as in `torch.nn.functional.alpha_dropout`.
-    inplace : bool, optional
-        Whether to write the result into x and return x.
-
-    Returns
-    -------
-    Tensor
-        As `dropout`.
+    p, inplace : as in `dropout`
 
     Raises
     ------
@@ -186,10 +178,6 @@ def alpha_dropout(
     See Also
     --------
     fastdrop.alpha_dropout : the same for NumPy arrays, with its formula and reference.
-
-    Notes
-    -----
-    **Compatibility guarantee.** As for `dropout`.
 
     Examples
     --------
@@ -216,17 +204,9 @@ def feature_alpha_dropout(
     ----------
     x : Tensor
         Shape (N, C, ...), at least two axes; otherwise as in `dropout`.
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``.
     training : bool, optional
         Whether to drop; False by default, as in `torch.nn.functional.feature_alpha_dropout`.
-    inplace : bool, optional
-        Whether to write the result into x and return x.
-
-    Returns
-    -------
-    Tensor
-        As `dropout`.
+    p, inplace : as in `dropout`
 
     Raises
     ------
@@ -236,10 +216,6 @@ def feature_alpha_dropout(
     See Also
     --------
     fastdrop.feature_alpha_dropout : the same for NumPy arrays.
-
-    Notes
-    -----
-    **Compatibility guarantee.** As for `dropout`.
 
     Examples
     --------
@@ -264,17 +240,7 @@ def dropout1d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
     ----------
     x : Tensor
         Shape (C, L) or (N, C, L); otherwise as in `dropout`.
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``.
-    training : bool, optional
-        Whether to drop; if False the result is x itself.
-    inplace : bool, optional
-        Whether to write the result into x and return x.
-
-    Returns
-    -------
-    Tensor
-        As `dropout`.
+    p, training, inplace : as in `dropout`
 
     Raises
     ------
@@ -288,8 +254,6 @@ def dropout1d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
     Notes
     -----
     The mask is that of ``fastdrop.Mask(seed, 0, x.shape, p, noise_shape=(N, C, 1))``.
-
-    **Compatibility guarantee.** As for `dropout`.
 
     Examples
     --------
@@ -320,17 +284,7 @@ def dropout2d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
     ----------
     x : Tensor
         Shape (N, C, H, W), or (N, C, L) with a warning, as in PyTorch; otherwise as in `dropout`.
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``.
-    training : bool, optional
-        Whether to drop; if False the result is x itself.
-    inplace : bool, optional
-        Whether to write the result into x and return x.
-
-    Returns
-    -------
-    Tensor
-        As `dropout`.
+    p, training, inplace : as in `dropout`
 
     Raises
     ------
@@ -350,8 +304,6 @@ def dropout2d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
     Notes
     -----
     The mask is that of ``fastdrop.Mask(seed, 0, x.shape, p, noise_shape=(N, C, 1, 1))``.
-
-    **Compatibility guarantee.** As for `dropout`.
 
     Examples
     --------
@@ -385,17 +337,7 @@ def dropout3d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
     ----------
     x : Tensor
         Shape (C, D, H, W) or (N, C, D, H, W); otherwise as in `dropout`.
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``.
-    training : bool, optional
-        Whether to drop; if False the result is x itself.
-    inplace : bool, optional
-        Whether to write the result into x and return x.
-
-    Returns
-    -------
-    Tensor
-        As `dropout`.
+    p, training, inplace : as in `dropout`
 
     Raises
     ------
@@ -414,8 +356,6 @@ def dropout3d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
     Notes
     -----
     The mask is that of ``fastdrop.Mask(seed, 0, x.shape, p, noise_shape=(N, C, 1, 1, 1))``.
-
-    **Compatibility guarantee.** As for `dropout`.
 
     Examples
     --------
@@ -533,23 +473,11 @@ class Dropout1d(torch.nn.Dropout1d):
 
     Parameters
     ----------
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
-    inplace : bool, optional
-        Whether to write results into the inputs.
-
-    Raises
-    ------
-    ValueError
-        If p is outside ``[0, 1]``.
+    p, inplace : as in `Dropout`
 
     See Also
     --------
     dropout1d : the function. Dropout : what holds for all modules.
-
-    Notes
-    -----
-    **Compatibility guarantee.** As for `dropout`.
 
     Examples
     --------
@@ -568,23 +496,11 @@ class Dropout2d(torch.nn.Dropout2d):
 
     Parameters
     ----------
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
-    inplace : bool, optional
-        Whether to write results into the inputs.
-
-    Raises
-    ------
-    ValueError
-        If p is outside ``[0, 1]``.
+    p, inplace : as in `Dropout`
 
     See Also
     --------
     dropout2d : the function. Dropout : what holds for all modules.
-
-    Notes
-    -----
-    **Compatibility guarantee.** As for `dropout`.
 
     Examples
     --------
@@ -603,23 +519,11 @@ class Dropout3d(torch.nn.Dropout3d):
 
     Parameters
     ----------
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
-    inplace : bool, optional
-        Whether to write results into the inputs.
-
-    Raises
-    ------
-    ValueError
-        If p is outside ``[0, 1]``.
+    p, inplace : as in `Dropout`
 
     See Also
     --------
     dropout3d : the function. Dropout : what holds for all modules.
-
-    Notes
-    -----
-    **Compatibility guarantee.** As for `dropout`.
 
     Examples
     --------
@@ -638,23 +542,13 @@ class AlphaDropout(torch.nn.AlphaDropout):
 
     Parameters
     ----------
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
     inplace : bool, optional
         Ignored, as PyTorch's module ignores it; the function works in place.
-
-    Raises
-    ------
-    ValueError
-        If p is outside ``[0, 1]``.
+    p : as in `Dropout`
 
     See Also
     --------
     alpha_dropout : the function. Dropout : what holds for all modules.
-
-    Notes
-    -----
-    **Compatibility guarantee.** As for `dropout`.
 
     Examples
     --------
@@ -673,23 +567,13 @@ class FeatureAlphaDropout(torch.nn.FeatureAlphaDropout):
 
     Parameters
     ----------
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``. May be set at any time.
     inplace : bool, optional
         Ignored, as PyTorch's module ignores it; the function works in place.
-
-    Raises
-    ------
-    ValueError
-        If p is outside ``[0, 1]``.
+    p : as in `Dropout`
 
     See Also
     --------
     feature_alpha_dropout : the function. Dropout : what holds for all modules.
-
-    Notes
-    -----
-    **Compatibility guarantee.** As for `dropout`.
 
     Examples
     --------

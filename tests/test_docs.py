@@ -34,24 +34,38 @@ def test_the_readme_runs():
 def public():
     for name in fd.__all__:
         thing = getattr(fd, name)
-        if inspect.isfunction(thing) or inspect.isclass(thing):
+        if callable(thing):
             yield name, thing
     for name in nn.__all__:
         yield f"nn.{name}", getattr(nn, name)
 
 
+WHOLE = {"dropout", "Generator", "Mask", "Noise", "nn.Dropout"}  # to which the others refer
+
+
 @pytest.mark.parametrize(("name", "thing"), list(public()))
 def test_sections(name, thing):
+    """Each parameter has its line, alone or in a group that is as in a sibling."""
     text = inspect.getdoc(thing)
     takes = [p for p in inspect.signature(thing).parameters if p != "self"]
     if takes:
         section = text.split("Parameters\n----------\n")[1].split("\n\n")[0]
-        for parameter in takes:
-            assert f"{parameter} : " in section, parameter
-    if inspect.isclass(thing) or name == "dropout":
+        lines = [line.partition(" : ")[0] for line in section.splitlines() if line[0] != " "]
+        documented = [p for line in lines for p in line.split(", ")]
+        assert sorted(documented) == sorted(takes)
+    assert "Examples\n--------" in text or not takes or not inspect.isclass(thing)
+    if name in WHOLE:
         for section in ("Raises", "Notes", "Examples"):
             assert f"{section}\n{'-' * len(section)}" in text, section
         assert "**Compatibility guarantee.**" in text
+
+
+def test_groups_refer_to_what_has_the_parameter():
+    for _, thing in public():
+        for names, sibling in re.findall(r"^(.+) : as in `(\w+)`$", inspect.getdoc(thing), re.M):
+            whole = getattr(nn, sibling) if inspect.isclass(thing) else getattr(fd, sibling)
+            has = {*inspect.signature(whole).parameters, "y", "mask"}
+            assert set(names.split(", ")) <= has, (thing, names)
 
 
 def test_all_is_all():
