@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 import fastdrop as fd  # noqa: E402
 import fastdrop.torch as fdt  # noqa: E402
+from fastdrop.torch.memory import mask_in_memory  # noqa: E402
 
 # PyTorch's own, of modules that it imports when it first needs them
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
@@ -214,7 +215,7 @@ def test_no_copy_of_the_memory():
     for dtype in DTYPES:
         x = torch.ones(8, 9, dtype=dtype)
         for y in (x, x[2:5], x.view(2, 4, 9)):  # the kernels work on these as they lie
-            assert fdt._mask_in_memory(y.shape, y.stride(), 0, 0.5, "plain") is not None
+            assert mask_in_memory(y.shape, y.stride(), 0, 0.5, "plain") is not None
 
 
 # ---- what PyTorch's own tests assert -------------------------------------------------------------

@@ -6,29 +6,26 @@ torch's default CPU generator, and the mask is that of this seed at position 0. 
 seed, not the mask.
 
 Two ways lead to the kernels. Plain tensors in eager mode go straight to them, through an
-`autograd.Function`. Whatever PyTorch must be able to see (`torch.compile`, `torch.export`, fake
-tensors, `torch.func`, dispatch modes) goes through the operator ``fastdrop::drop``, a pure function
-of a tensor and a seed, which may be run again at will. The seed is drawn before it, by ``randint``
-as in eager mode.
+`autograd.Function` (eager.py). Whatever PyTorch must be able to see (`torch.compile`,
+`torch.export`, fake tensors, `torch.func`, dispatch modes) goes through the operator
+``fastdrop::drop`` (operator.py), a pure function of a tensor and a seed, which may be run again at
+will. The seed is drawn before it, by ``randint`` as in eager mode.
 """
 
 from __future__ import annotations
 
-import functools
 import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.fx
 from torch import Tensor
-from torch.autograd import forward_ad
-from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
 from torch.overrides import handle_torch_function, has_torch_function_unary
-from torch.utils.checkpoint import CheckpointPolicy
 
-from fastdrop.kernels import DTYPES
-from fastdrop.mask import Mask
-from fastdrop.rates import alpha_values, check_p
+from fastdrop.rates import check_p
+from fastdrop.torch import operator
+from fastdrop.torch.eager import apply, apply_inplace, check_inplace
+from fastdrop.torch.memory import KERNELS, Recipe
 
 __all__ = [
     "AlphaDropout",
@@ -45,27 +42,6 @@ __all__ = [
     "feature_alpha_dropout",
     "replace",
 ]
-
-_KERNELS = {getattr(torch, name): number for number, name in enumerate(DTYPES)}
-_CPU = torch.device("cpu")
-_LOWEST, _HIGHEST = -(2**63), 2**63 - 1  # of an int64, whose bits are the seed
-_SEED_BITS = 2**64 - 1
-
-
-class _Recipe(NamedTuple):
-    """All that backward needs."""
-
-    seed: int
-    p: float
-    kind: str  # "plain", "alpha", or "alpha gradient"
-    shared: int  # how many of the last axes share one decision
-
-    def derivative(self) -> _Recipe:
-        """Return the linear map that has the same decisions."""
-        return self._replace(kind=_DERIVATIVES.get(self.kind, self.kind))
-
-
-_DERIVATIVES = {"alpha": "alpha gradient"}  # the others are linear
 
 
 # ---- functions -----------------------------------------------------------------------------------
@@ -652,125 +628,21 @@ def _drop(x: Tensor, p: float, kind: str, shared: int, inplace: bool) -> Tensor:
         return _tensor(x)
     if (
         not isinstance(x, Tensor)
-        or x.dtype not in _KERNELS
+        or x.dtype not in KERNELS
         or x.layout is not torch.strided
         or x.is_nested
         or not (x.is_cpu or x.is_meta)
     ):
         raise _refusal(x)
-    if torch.compiler.is_compiling() or _is_watched(x):
-        y = _operator(x, _draw(), p, kind, shared)
+    if torch.compiler.is_compiling() or operator.is_watched(x):
+        y = operator.call(x, operator.draw_seed(), p, kind, shared)
         return x.copy_(y) if inplace else y
     if x.numel() == 0:
         return x
     if inplace:
-        _check_inplace(x)
-    recipe = _Recipe(_bits(_draw()), p, kind, shared)
-    return _apply_inplace(x, recipe) if inplace else _apply(x, recipe)
-
-
-def _draw() -> Tensor:
-    if torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
-        return torch.ops.fastdrop.seed()
-    return _randint()
-
-
-def _randint() -> Tensor:
-    return torch.randint(_LOWEST, _HIGHEST, (), device=_CPU)
-
-
-def _bits(seed: Tensor) -> int:
-    return int(seed.item()) & _SEED_BITS
-
-
-def _is_watched(x: Tensor) -> bool:
-    """Whether something other than autograd must see what is done with x, as an operator."""
-    return (
-        type(x) not in (Tensor, torch.nn.Parameter)
-        or x.is_meta
-        or not torch._C._has_storage(x)
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._get_tracing_state() is not None
-    )
-
-
-def _is_recorded(x: Tensor) -> bool:
-    """Whether autograd takes note of what is done with x, in either mode."""
-    return (x.requires_grad and torch.is_grad_enabled()) or forward_ad._current_level >= 0
-
-
-def _apply(x: Tensor, recipe: _Recipe) -> Tensor:
-    """Apply a recipe to x, to be differentiated."""
-    if _is_watched(x) or torch.compiler.is_compiling():  # in a backward that is itself traced
-        seed, p, kind, shared = recipe
-        signed = seed - (seed >> 63 << 64)
-        return _operator(x, torch.tensor(signed, device=_CPU), p, kind, shared)
-    if _is_recorded(x):
-        return _recorded(x, recipe, False)
-    y = torch.empty_like(x)
-    _fill(y, x, recipe)
-    return y
-
-
-def _apply_inplace(x: Tensor, recipe: _Recipe) -> Tensor:
-    """Write the result into x, with autograd's knowledge."""
-    base = x._base
-    if forward_ad._current_level >= 0 or (base is not None and _is_recorded(base)):
-        return x.copy_(_apply(x, recipe))  # checks, before it writes, whether this view may change
-    if _is_recorded(x):
-        return _recorded(x, recipe, True)
-    if not x.is_inference():
-        torch.autograd.graph.increment_version(x)
-    _fill(x, x, recipe)
-    return x
-
-
-class _Drop(torch.autograd.Function):
-    """The map of a recipe. Its derivative is linear and diagonal: such a map again."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, recipe: _Recipe, inplace: bool) -> Tensor:
-        ctx.recipe = recipe
-        if inplace:
-            ctx.mark_dirty(x)
-            y = x
-        else:
-            y = torch.empty_like(x)
-        _fill(y, x, recipe)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return _apply(grad, ctx.recipe.derivative()), None, None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
-        return _apply(tangent, ctx.recipe.derivative())
-
-
-# Function.apply is Python around this, and takes as long again. It looks for torch.func, which does
-# not come here, and binds default arguments, of which there are none.
-_recorded = super(torch.autograd.Function, _Drop).apply
-
-
-def _check_inplace(x: Tensor) -> None:
-    """Raise what PyTorch would, before anything is written, where x must not be."""
-    if any(n > 1 and step == 0 for n, step in zip(x.shape, x.stride(), strict=True)):
-        raise RuntimeError(
-            "inplace=True: elements of x share memory, as those of an expanded tensor do; give "
-            "x.clone(), or inplace=False"
-        )
-    if x.is_inference() and not torch.is_inference_mode_enabled():
-        raise RuntimeError(
-            "inplace=True: x was made in inference mode and must not change outside it; give "
-            "x.clone(), or inplace=False"
-        )
-    if x.requires_grad and x.is_leaf and torch.is_grad_enabled():
-        raise RuntimeError(
-            "inplace=True: x is a leaf that requires grad, whose value autograd needs; use "
-            "inplace=False"
-        )
+        check_inplace(x)
+    recipe = Recipe(operator.seed_bits(operator.draw_seed()), p, kind, shared)
+    return apply_inplace(x, recipe) if inplace else apply(x, recipe)
 
 
 def _refusal(x: Any) -> TypeError:
@@ -803,189 +675,3 @@ def _refusal(x: Any) -> TypeError:
         f"x has dtype {x.dtype}; dropout takes torch.float16, bfloat16, float32 and float64: "
         f"convert it, as in {remedy}"
     )
-
-
-# ---- from tensors to the kernels -----------------------------------------------------------------
-
-
-@functools.lru_cache(maxsize=1024)
-def _mask_in_memory(
-    shape: tuple[int, ...], strides: tuple[int, ...], shared: int, p: float, kind: str
-) -> Mask | None:
-    """Return the mask of a tensor as the kernels go through it, in the order of its memory.
-
-    Its axes are in the order that makes the tensor contiguous; its seed stands for any. Returns
-    None for a tensor with holes or overlaps, and for one whose neighbours in memory are no
-    neighbours in the mask: run by run that takes several times as long as two copies.
-    """
-    axes = len(shape)
-    order = sorted(range(axes), key=lambda axis: (shape[axis] > 1, -strides[axis]))
-    size = 1
-    for axis in reversed(order):
-        if shape[axis] > 1 and strides[axis] != size:
-            return None
-        size *= shape[axis]
-    values: dict[str, float] = {}
-    if kind != "plain":
-        values = dict(zip(("scale", "shift", "fill"), alpha_values(p), strict=True))
-    if kind == "alpha gradient":
-        values = {"scale": values["scale"]}
-    noise_shape = (*shape[: axes - shared], *(1,) * shared)
-    fields = Mask(0, 0, shape, p, noise_shape=noise_shape, **values).to_dict()
-    if order and shape[order[-1]] > 1 and fields["strides"][order[-1]] > 1:
-        return None
-    for name in ("shape", "strides"):
-        fields[name] = [fields[name][axis] for axis in order]
-    return Mask.from_dict(fields)
-
-
-def _fill(y: Tensor, x: Tensor, recipe: _Recipe) -> None:
-    """Write the result of a recipe to y, which is x or overlaps it nowhere; unseen by autograd."""
-    in_place = y is x
-    if x.requires_grad:
-        x = x.detach()
-    if x._is_zerotensor():  # which has no memory
-        x = x.clone()
-    if in_place:
-        y = x
-    if (in_place or x.stride() == y.stride()) and _run(y, x, recipe):
-        return
-    if not in_place:  # there may be a way through y where there is none through x
-        y.copy_(x)
-        if _run(y, y, recipe):
-            return
-    work = torch.empty(x.shape, dtype=x.dtype, device=_CPU)
-    work.copy_(x)
-    done = _run(work, work, recipe)
-    assert done  # it is contiguous
-    y.copy_(work)
-
-
-def _run(y: Tensor, x: Tensor, recipe: _Recipe) -> bool:
-    """Run the kernels on tensors of equal strides; False where they cannot work on x as it lies."""
-    if x.is_neg():  # a view that says that the numbers in memory are to be negated
-        return False
-    seed, p, kind, shared = recipe
-    mask = _mask_in_memory(x.shape, x.stride(), shared, p, kind)
-    if mask is None:
-        return False
-    to, source, item = y.data_ptr(), x.data_ptr(), x.element_size()
-    if to % item or source % item:
-        return False
-    mask.apply_to_memory(seed, to, source, _KERNELS[x.dtype])
-    return True
-
-
-# ---- the operator --------------------------------------------------------------------------------
-
-torch.library.define(
-    "fastdrop::drop",
-    "(Tensor x, Tensor seed, float p, str kind, int shared) -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides),
-)
-
-
-@torch.library.impl("fastdrop::drop", "CPU")
-def _op(x: Tensor, seed: Tensor, p: float, kind: str, shared: int) -> Tensor:
-    y = torch.empty_like(x)
-    if x.numel():
-        _fill(y, x, _Recipe(_bits(seed), p, kind, shared))
-    return y
-
-
-@torch.library.register_fake("fastdrop::drop")
-def _op_fake(x: Tensor, seed: Tensor, p: float, kind: str, shared: int) -> Tensor:
-    return torch.empty_like(x)
-
-
-class _Op(torch.autograd.Function):
-    """The operator's derivatives. torch.library.register_autograd knows no forward mode."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *rest: Any) -> Tensor:
-        _Op.keep(ctx, *rest)
-        with torch._C._AutoDispatchBelowAutograd():
-            return torch.ops.fastdrop.drop(x, *rest)
-
-    @staticmethod
-    def keep(ctx: Any, seed: Tensor, p: float, kind: str, shared: int) -> None:
-        ctx.save_for_backward(seed)
-        ctx.save_for_forward(seed)
-        ctx.rest = p, _DERIVATIVES.get(kind, kind), shared
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return _Op.jvp(ctx, grad), None, None, None, None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
-        return _operator(tangent, *ctx.saved_tensors, *ctx.rest)
-
-
-_with_derivatives = super(torch.autograd.Function, _Op).apply
-
-
-@torch.library.impl("fastdrop::drop", "Autograd")
-def _op_autograd(*args: Any) -> Tensor:
-    return _with_derivatives(*args)
-
-
-class _Transformed(torch.autograd.Function):
-    """The operator once more, for torch.func, which asks for it in this form."""
-
-    @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return torch.ops.fastdrop.drop(*args)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _Op.keep(ctx, *inputs[1:])
-
-    backward = _Op.backward
-    jvp = _Op.jvp
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, x: Tensor, seed: Tensor, *rest: Any) -> tuple[Tensor, int]:
-        n = info.batch_size
-        if n == 0:
-            return torch.empty_like(x), in_dims[0] or 0
-        xs = [x] * n if in_dims[0] is None else x.unbind(in_dims[0])
-        seeds = [seed] * n if in_dims[1] is None else seed.unbind(in_dims[1])
-        pairs = zip(xs, seeds, strict=True)
-        return torch.stack([_Transformed.apply(a, b, *rest) for a, b in pairs]), 0
-
-
-def _operator(x: Tensor, seed: Tensor, p: float, kind: str, shared: int) -> Tensor:
-    if torch._C._are_functorch_transforms_active():
-        return _Transformed.apply(x, seed, p, kind, shared)
-    return torch.ops.fastdrop.drop(x, seed, p, kind, shared)
-
-
-# The draw of a seed, for torch.compile. Calls of it are equal expressions to the compiler, whatever
-# its tags, and two layers would drop alike. So a graph gets ``aten::randint`` instead, known to be
-# random, and that marked as what backward must not do again.
-
-torch.library.define("fastdrop::seed", "() -> Tensor", tags=torch.Tag.nondeterministic_seeded)
-torch.library.impl("fastdrop::seed", "CompositeExplicitAutograd", _randint)
-
-
-@torch.library.register_fake("fastdrop::seed")
-def _seed_fake() -> Tensor:
-    return torch.empty((), dtype=torch.int64, device=_CPU)
-
-
-@torch.library.register_torch_dispatch("fastdrop::seed", ProxyTorchDispatchMode)
-def _seed_traced(mode: Any, *_: Any) -> Tensor:
-    if torch.is_grad_enabled() and torch._functorch.config.activation_memory_budget == 0:
-        raise RuntimeError(
-            "torch._functorch.config.activation_memory_budget = 0 makes backward draw its random "
-            "numbers again, those of PyTorch's own dropout too, and gradients wrong: give a number "
-            "above 0, such as 0.01"
-        )
-    before = torch.fx.traceback.current_meta
-    torch.fx.traceback.current_meta = before | {"recompute": CheckpointPolicy.MUST_SAVE}
-    try:
-        with mode, torch.fx.traceback.preserve_node_meta():
-            return _randint()
-    finally:
-        torch.fx.traceback.current_meta = before
