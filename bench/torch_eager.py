@@ -5,8 +5,8 @@ itself, and the least and the median are printed: the least is what the code tak
 a machine as busy as this one makes of it.
 
 Forward and backward of 1 MiB allocate 2 or 3 MiB. Whether glibc gives that memory back to the
-system after each call, only to fault it in again in the next, hangs on what else lies on the heap,
-and can cost ten times what the kernels do. So all is measured twice, in processes of their own: as
+system after each call, only to fault it in again in the next, depends on what else lies on the
+heap, and can cost ten times what the kernels do. So all is measured twice, in processes of their own: as
 glibc comes, and with MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ at 1 GB, which keeps it.
 """
 

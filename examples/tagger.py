@@ -8,7 +8,7 @@ the topics of `help()`: it comes with Python. Every fifth paragraph is kept for 
 Trains three times from the same weights on the same batches, epoch by epoch in turns: without
 dropout, with `thinc.api.Dropout` on NumpyOps, and with `fastdrop.thinc.Dropout` on FastdropOps.
 Prints a table and saves its picture as tagger.png. It is about times: with so little text, which of
-the three tags best hangs on the seed.
+the three tags best depends on the seed.
 
     python tagger.py                                    # width 96, 2 windows, dropout .1, 8 epochs
     python tagger.py --width 300 --epochs 5

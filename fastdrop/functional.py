@@ -778,8 +778,8 @@ def dropout_add_backward(
     The gradient is cut into parts of 128 Ki elements, or of 32 rows where those are more, up to a
     multiple of 2048. Within a part rows are summed in their order in float32 (float64 for float64),
     rows of less than 64 elements in ``ceil(64 / F)`` interleaved sums; all these are added in
-    float64, in order. What was rounded to a 16-bit dx is summed unrounded. So the bits hang on the
-    values alone, not on the processor or the number of threads.
+    float64, in order. What was rounded to a 16-bit dx is summed unrounded. So the bits do not
+    depend on the processor or the number of threads.
 
     **Compatibility guarantee.** As for `dropout`.
 

@@ -185,7 +185,7 @@ cpdef tuple add_backward(grad, mask, out):
     array = apart(array, target)
     cdef Sums sums
     sums.columns = recipe.sizes[ndim - 1] if ndim else 1
-    # a part has 32 rows or more, lest sums cost more than rows
+    # a part has 32 rows or more: otherwise adding up the parts would cost more than the rows
     sums.unit = (32 * sums.columns + FD_TILE - 1) // FD_TILE * FD_TILE
     sums.unit, sums.out_of_memory = max(sums.unit, <uint64_t>SUMMED), False
     cdef uint64_t n_parts = (<uint64_t>cnp.PyArray_SIZE(array) + sums.unit - 1) // sums.unit

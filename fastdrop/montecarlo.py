@@ -132,7 +132,7 @@ def mc_samples(
                 if y.shape[1:] != samples.shape[2:] or y.dtype != samples.dtype:
                     raise ValueError(
                         f"model_fn returned rows of shape {y.shape[1:]} and dtype {y.dtype} after "
-                        f"such of {samples.shape[2:]} and {samples.dtype}"
+                        f"rows of {samples.shape[2:]} and {samples.dtype}"
                     )
                 samples[t, first : first + rows] = y
     finally:

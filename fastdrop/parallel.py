@@ -143,7 +143,7 @@ def _start_workers(n: int) -> int:
             worker = threading.Thread(target=_serve, args=(_tasks,), name=name, daemon=True)
             worker.start()
             _workers.append(worker)
-    except RuntimeError:  # no thread to be had, or the interpreter is shutting down
+    except RuntimeError:  # no thread can be started, or the interpreter is shutting down
         pass
     return min(n, len(_workers))
 

@@ -73,7 +73,7 @@ FD_INLINE __mmask16 kept_f32(const uint64_t *keep, unsigned i, unsigned lane) {
     memcpy(&m, (const char *)keep + i / 8 + lane / 8, sizeof m);
     return m;
 }
-/* As integers, lest the compiler make one masked load and multiply of it: such loads, when they miss
+/* As integers: otherwise the compiler makes one masked load and multiply of it: such loads, when they miss
  * the caches, made 64 MiB on Zen 5 take twice as long. */
 FD_INLINE v_f32 keep_or_zero_f32(__mmask16 m, v_f32 a) {
     return _mm512_castsi512_ps(_mm512_maskz_mov_epi32(m, _mm512_castps_si512(a)));

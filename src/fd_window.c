@@ -107,7 +107,7 @@ static unsigned place_blocks(fd_runs *runs, placed *p, uint64_t first, unsigned 
     if (wanted > space) wanted = space;
     if (wanted == 0) return 0;
     p->first = first, p->slot = runs->n_blocks, p->n_slots = wanted;
-    /* short runs have one block or two: both are written, lest a branch on it mispredict */
+    /* short runs have one block or two: both are written, for a branch on that would be mispredicted */
     runs->block[p->slot] = (uint32_t)first, runs->block[p->slot + 1] = (uint32_t)first + 1;
     for (unsigned b = 2; b < wanted; b++) runs->block[p->slot + b] = (uint32_t)first + b;
     runs->n_blocks += wanted;

@@ -108,7 +108,7 @@ def test_batches_must_agree():
         y = fd.dropout(x, rng=gen)
         return y if len(x) == 8 else y[:, :1]
 
-    with pytest.raises(ValueError, match=r"rows of shape \(1,\).*after such of \(6,\)"):
+    with pytest.raises(ValueError, match=r"rows of shape \(1,\).*after rows of \(6,\)"):
         nn.mc_samples(narrower, X, 2, rng=gen, batch_size=8)
     half = X.astype(ml_dtypes.bfloat16)
     result = nn.mc_samples(lambda x: fd.dropout(x, rng=gen), half, 3, rng=gen)

@@ -204,7 +204,7 @@ def test_dropout_add_layer():
 
 
 def connected(x, weight, keep, scale):
-    """Wan et al. 2013 with inverted scaling: a mask an example."""
+    """Wan et al. 2013 with inverted scaling: each example has its own mask."""
     return np.einsum("ni,nio->no", x, np.where(keep, weight * scale, 0))
 
 

@@ -42,7 +42,7 @@ VECTORS = json.loads((DATA / "stream_v1.json").read_text())
 NORMALS = json.loads((DATA / "normal_v1.json").read_text())
 ISAS = ("avx512", "neon", "avx2", "baseline")
 
-FLAGS = ("-std=c11", "-ffp-contract=off")  # as in setup.py: results hang on them
+FLAGS = ("-std=c11", "-ffp-contract=off")  # as in setup.py: results depend on them
 SHIPPED = ("-O3",)
 SANITIZED = ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 SIMDE = ('-DFD_EMULATE_AVX512="simde_avx512.h"', "-O1", "-g1", "-Wno-psabi")

@@ -1,4 +1,4 @@
-"""Odd shapes: what they cost an element against an aligned, contiguous array of as many."""
+"""Odd shapes: time for each element, against an aligned, contiguous array of as many elements."""
 
 from __future__ import annotations
 

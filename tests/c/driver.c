@@ -331,7 +331,7 @@ static uint64_t uniforms[STARTS][MOST];
 static float normals[STARTS][MOST];
 static fd_stream streams[STARTS];
 
-/* Elements whose sums stay finite and hang on their order; and what the elements are. */
+/* Elements whose sums stay finite and depend on their order; and what the elements are. */
 static uint64_t tame[FD_DTYPES][POOL];
 static double pool_value[FD_DTYPES][POOL], tame_value[FD_DTYPES][POOL];
 
