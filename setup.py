@@ -18,7 +18,7 @@ from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 GNU = ["-std=c11", "-g0", "-ffp-contract=off", "-fvisibility=hidden"]
 COMPILE = {"unix": GNU, "mingw32": GNU, "msvc": ["/std:c11", "/O2", "/fp:precise"]}
-OPTIMIZE = {"kernels": "-O3", "the way to them": "-O2"}  # -O3 there makes nothing but code
+OPTIMIZE = {"kernels": "-O3", "the way to them": "-O2"}  # there -O3 gains nothing
 # stripped, with every relocation read-only once loaded, and no executable stack
 LINK = {"linux": ["-Wl,-s", "-Wl,-z,relro,-z,now,-z,noexecstack"], "darwin": ["-Wl,-x"]}
 
@@ -93,7 +93,6 @@ others += [f"fastdrop/{name}.py" for name in PYTHON]
 setup(
     ext_modules=cythonize(
         [module(kernels, *sorted(map(str, Path("src").glob("*.c")))), *map(module, others)],
-        nthreads=os.cpu_count() or 1,
         compiler_directives={
             "language_level": 3,
             "annotation_typing": False,

@@ -6,8 +6,9 @@ a machine as busy as this one makes of it.
 
 Forward and backward of 1 MiB allocate 2 or 3 MiB. Whether glibc gives that memory back to the
 system after each call, only to fault it in again in the next, depends on what else lies on the
-heap, and can cost ten times what the kernels do. So all is measured twice, in processes of their own: as
-glibc comes, and with MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ at 1 GB, which keeps it.
+heap, and can cost ten times what the kernels do. So all is measured twice, in processes of their
+own: as glibc comes, and with MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ at 1 GB, which keeps
+it.
 """
 
 import os

@@ -1,3 +1,3 @@
-"""By which functional.py, compiled, makes C calls."""
+"""With this functional.py, which is compiled, calls these modules' functions in C."""
 
 from fastdrop cimport fused, rules

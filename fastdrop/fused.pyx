@@ -1,4 +1,4 @@
-# cython: freethreading_compatible=True, cdivision=True
+# cython: cdivision=True
 """Dropout in one pass with what stands beside it in a network: the bias and the residual."""
 
 import numpy as np
@@ -11,7 +11,7 @@ from libc.string cimport memcpy, memset
 from fastdrop.arrays cimport apart, as_input, as_plain, finish, same_shape, target_for
 from fastdrop.generator cimport as_source, take_from
 from fastdrop.kernels cimport (
-    FD_F64, FD_MAX_STEP, FD_TILE, Job, dtype_of, fd_dtype, fused, item_bytes, run,
+    FD_F64, FD_MAX_NDIM, FD_MAX_STEP, FD_TILE, Job, dtype_of, fd_dtype, fused, item_bytes, run,
 )
 from fastdrop.mask cimport Mask, identity
 from fastdrop.rates cimport check_p, drop_threshold, scale_of
@@ -37,7 +37,7 @@ cdef int must_fit(cnp.ndarray a, str name, cnp.ndarray x, bint fits, tuple shape
     return 0
 
 
-cdef void start(Job *job, cnp.ndarray y, cnp.ndarray x, Mask mask) noexcept:
+cdef int start(Job *job, cnp.ndarray y, cnp.ndarray x, Mask mask) except -1:
     job.kernel = fused
     job.dtype = dtype_of(x)
     job.y, job.x, job.size = cnp.PyArray_DATA(y), cnp.PyArray_DATA(x), cnp.PyArray_SIZE(x)
@@ -45,6 +45,7 @@ cdef void start(Job *job, cnp.ndarray y, cnp.ndarray x, Mask mask) noexcept:
     job.stream.drop_threshold, job.first = mask.drop_threshold, mask.first
     job.values.scale = mask.scale_
     job.fused.column = 0
+    return 0
 
 
 # ---- forward -------------------------------------------------------------------------------------
@@ -87,21 +88,26 @@ cpdef tuple add(x, residual, p, bias, bint training, rng, out):
     cdef double rate = check_p(p)
     source = as_source(rng)
     cdef cnp.ndarray array = as_input(x, "x"), rows = as_input(residual, "residual"), row
-    cdef int ndim = cnp.PyArray_NDIM(array)
-    cdef uint64_t columns = cnp.PyArray_DIM(array, ndim - 1) if ndim else 1
+    cdef int axis, ndim = cnp.PyArray_NDIM(array)
+    cdef cnp.npy_intp dims[FD_MAX_NDIM]
+    for axis in range(ndim):
+        dims[axis] = cnp.PyArray_DIM(array, axis)
+    cdef uint64_t columns = dims[ndim - 1] if ndim else 1
     must_fit(rows, "residual", array, same_shape(rows, array), (<object>array).shape)
     if bias is not None:
         row = as_input(bias, "bias")
         fits = cnp.PyArray_NDIM(row) == 1 and <uint64_t>cnp.PyArray_DIM(row, 0) == columns
         must_fit(row, "bias", array, fits, (columns,))
         row = as_plain(row)
-    cdef Mask mask = identity(ndim, cnp.PyArray_DIMS(array), 1.0)
-    if training:
+    cdef Mask mask = identity(ndim, dims, 1.0)
+    if training:  # the same axes at another rate
         mask.set_rate(rate, drop_threshold(rate), scale_of(rate), 0.0, 0.0)
     array = as_plain(array)
     cdef cnp.ndarray target = target_for(array, out)
     array = apart(array, target)
     rows = apart(as_plain(rows), target)
+    for a in (array, rows, target):
+        mask.check_still_fits(a)
     cdef Job job
     cdef void *repeated = NULL
     start(&job, target, array, mask)

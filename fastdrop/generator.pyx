@@ -114,7 +114,7 @@ cdef class Generator:
     cdef int take(self, uint64_t *seed, uint64_t *position) except -1:
         """Seed and position of one mask, which no other call gets."""
         cdef bint exhausted
-        with cython.critical_section(self):  # beside the GIL: nothing in it runs Python
+        with cython.critical_section(self):  # for builds without the GIL; elsewhere it is nothing
             exhausted = self.exhausted
             seed[0], position[0] = self.seed_, self.position_
             if not exhausted:
@@ -189,10 +189,12 @@ cdef class Generator:
         [27122583055308173, 3195378543308105678]
         """
         cdef uint64_t seed, position
-        n = as_int(n, "n", CHILDREN)
+        children = [None] * as_int(n, "n", CHILDREN)  # before a position is taken
         self.take(&seed, &position)
-        words = [block(seed, position, TAG_SPAWN, child) for child in range(n)]
-        return [Generator(w[0] | w[1] << 32) for w in words]
+        for child in range(len(children)):
+            words = block(seed, position, TAG_SPAWN, child)
+            children[child] = Generator(words[0] | words[1] << 32)
+        return children
 
     def __repr__(self):
         return f"Generator(seed={self.seed}, position={self.position})"
@@ -296,18 +298,19 @@ def seed(value=None):
     >>> fd.dropout(np.ones(8, np.float32))
     array([2., 0., 2., 0., 2., 0., 2., 2.], dtype=float32)
     """
-    global default, seeded_by_system
-    default, seeded_by_system = Generator(value), value is None
+    global seeded_by_system
+    default.set_state(as_seed(value, "seed"), 0)
+    seeded_by_system = value is None
 
 
+# One for ever, reseeded in place: no thread meets another that goes.
 cdef Generator default = Generator()
 cdef bint seeded_by_system = True
 
 
 def _after_fork_in_child():
-    global default
     if seeded_by_system:
-        default = Generator()
+        default.set_state(secrets.randbits(64), 0)
 
 
 if hasattr(os, "register_at_fork"):

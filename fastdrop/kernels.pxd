@@ -33,7 +33,6 @@ cdef extern from "fastdrop.h" nogil:
         uint64_t period
         uint64_t column
     const char *fd_isa_names[]
-    const char *fd_dtype_names[]
     const size_t fd_dtype_bytes[]
     const fd_kernels *fd_built(int isa)
     const fd_kernels *fd_usable(int isa)
@@ -64,8 +63,8 @@ cdef extern from "fd_stream.h" nogil:
     void fd_stream_block(uint32_t out[4], uint64_t seed, uint64_t position, unsigned tag,
                          uint64_t block)
 
-# One call of the kernels: what to do with which memory. `kernel` is one of the functions below, and
-# reads those fields that it needs; elements are counted in C order of the window.
+# One call of the kernels: what to do with which memory. `kernel` is one of the functions below or of
+# fused.pyx, and reads those fields that it needs; elements are counted in C order of the window.
 ctypedef struct Job
 
 ctypedef void (*Kernel)(const Job *job, uint64_t begin, uint64_t n) noexcept nogil

@@ -5,7 +5,7 @@ A call is a `Job`. It is run at once where it is short, without the GIL where it
 threads where it is large.
 """
 
-from libc.string cimport memcpy, strcmp
+from libc.string cimport memcpy
 
 from fastdrop import parallel
 
@@ -43,12 +43,11 @@ def get_isa():
     return fd_isa_name(in_use).decode()
 
 
-def set_isa(str name):
+def set_isa(name):
     """Use the kernels of one ISA; False where it is unknown or not usable here."""
     global in_use
-    encoded = name.encode()
     for i in range(FD_ISAS):
-        if strcmp(fd_isa_names[i], encoded) == 0 and fd_usable(i) != NULL:
+        if fd_isa_names[i].decode() == name and fd_usable(i) != NULL:
             in_use = fd_usable(i)
             return True
     return False
@@ -151,6 +150,8 @@ cdef class Split:
     cdef Job job
 
     def __call__(self, uint64_t begin, uint64_t n):
+        if self.job.kernel == NULL:  # not of run's making
+            raise TypeError("a Split is made by kernels.run alone")
         with nogil:
             self.job.kernel(&self.job, begin, n)
 

@@ -1,5 +1,7 @@
+# cython: nonecheck=True
 """What all layers have: the rule, the generator, the mask of the last pass, the state."""
 
+cimport cython
 cimport numpy as cnp
 
 from fastdrop.arrays cimport as_input
@@ -37,14 +39,13 @@ class Setting:
         return layer.__dict__.get(self.name, self.default)
 
     def __set__(self, layer, value):
-        before = layer.__dict__
-        name = self.name
-        old = before.get(name, self.default)
-        before[name] = value
+        values = layer.__dict__
+        old = values.get(self.name, self.default)
+        values[self.name] = value
         try:
-            (<Layer>layer).renew()
+            (<Layer?>layer).renew()
         except BaseException:
-            before[name] = old
+            values[self.name] = old
             raise
 
 
@@ -68,6 +69,11 @@ cdef class Layer:
         """Make the rule anew, for a setting has changed; before the first there is none yet."""
         if self.rule is not None:
             self.rule = self._rule(self.rule.rate)
+        return 0
+
+    cdef int set_mask(self, mask) except -1:
+        with cython.critical_section(self):
+            self.mask = mask
         return 0
 
     def _rule(self, rate):
@@ -118,13 +124,15 @@ cdef class Layer:
         TypeError, ValueError, OverflowError
             As the function of the layer. The layer is then as it was.
         """
-        source = as_source(self.rng)
+        cdef Rule rule
+        cdef bint training
+        with cython.critical_section(self):  # as in Generator.take
+            rule, training, rng = self.rule, self.training, self.rng
+        source = as_source(rng)
         cdef cnp.ndarray array = as_input(x, "x")
-        cdef Recipe recipe = self.rule.recipe_for(
-            cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), self.training
-        )
-        y = self.rule.apply(x, array, self.training, source, out, recipe)
-        self.mask = recipe
+        cdef Recipe recipe = rule.recipe_of(array, training)
+        y = rule.apply(x, array, training, source, out, recipe)
+        self.set_mask(recipe)
         return (y, recipe) if return_mask else y
 
     def backward(self, grad, out=None, mask=None):
@@ -267,8 +275,9 @@ cdef class AddLayer(Layer):
         TypeError, ValueError, OverflowError
             As `fastdrop.dropout_add`. The layer is then as it was.
         """
-        y, self.mask = add(x, residual, self.rule.rate, bias, self.training, self.rng, out)
-        return (y, self.mask) if return_mask else y
+        y, mask = add(x, residual, self.rule.rate, bias, self.training, self.rng, out)
+        self.set_mask(mask)
+        return (y, mask) if return_mask else y
 
     def backward(self, grad, out=None, mask=None):
         """Gradients by x and by the bias; that by the residual is ``grad`` itself.

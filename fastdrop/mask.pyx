@@ -75,6 +75,7 @@ cdef class Mask(Recipe):
     def __init__(
         self, seed, position, shape, p=0.5, *, noise_shape=None, scale=None, shift=0.0, fill=0.0
     ):
+        self.refuse_change()
         cdef double rate = check_p(p)
         sizes = as_shape(shape)
         if scale is None:
@@ -90,6 +91,7 @@ cdef class Mask(Recipe):
         self.set_axes(ndim, dims, noise)
         self.seed_, self.position_ = as_int(seed, "seed"), as_int(position, "position")
         self.set_rate(rate, drop_threshold(rate), scale, shift, fill)
+        self.made = True
 
     cdef void set_rate(self, double p, uint64_t threshold, double scale, double shift,
                        double fill) noexcept:
@@ -223,8 +225,8 @@ cdef class Mask(Recipe):
                [2., 0., 2., 2.]], dtype=float32)
         """
         kind = np.dtype(dtype).newbyteorder("=")
-        cdef cnp.ndarray y = np.empty(self.shape, kind)
-        if dtype_of(y) == FD_DTYPES:
+        cdef cnp.ndarray y = np.empty(self.shape, kind.base)
+        if dtype_of(y) == FD_DTYPES or kind.subdtype is not None:
             raise TypeError(f"dtype={kind} is none of float16, bfloat16, float32 and float64")
         self.run_on(y, None, True)
         return y
@@ -319,4 +321,5 @@ cdef Mask identity(int ndim, const cnp.npy_intp *shape, double scale):
     cdef Mask mask = Mask.__new__(Mask)
     mask.set_axes(ndim, shape, shape)
     mask.set_rate(0.0, 0, scale, 0.0, 0.0)
+    mask.made = True
     return mask

@@ -76,6 +76,7 @@ cdef class Noise(Recipe):
     _fields = ("seed", "position", "sd", "additive", "first", "shape", "strides")
 
     def __init__(self, seed, position, shape, sd=1.0, *, additive=False):
+        self.refuse_change()
         sizes = as_shape(shape)
         cdef int ndim = len(sizes), axis
         cdef cnp.npy_intp dims[FD_MAX_NDIM]
@@ -84,7 +85,7 @@ cdef class Noise(Recipe):
         self.set_axes(ndim, dims, dims)
         self.sd_ = check_sd(sd, "sd")
         self.seed_, self.position_ = as_int(seed, "seed"), as_int(position, "position")
-        self.additive_ = bool(additive)
+        self.additive_, self.made = bool(additive), True
 
     @classmethod
     def _of(cls, fields, first, shape, strides):

@@ -6,7 +6,7 @@ comes late finds nothing, and where no thread can be started the caller does it 
 
 The workers are plain threads on a queue, not a ThreadPoolExecutor: that one, like anything built
 on Condition, can be left locked for ever by a KeyboardInterrupt. Whatever must not be torn here
-happens under a threading.Lock, whose `with` handles no signal, and calls nothing meanwhile.
+happens under a threading.Lock, which is held for a few bytecodes, and calls nothing meanwhile.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def run(kernel: Callable[[int, int], None], n: int, item_bytes: float, unit: int
     units = -(-n // unit)
     least = max(1, int(RANGE_BYTES / (unit * item_bytes)))
     job = _Job(kernel, n, unit * max(least, -(-units // (4 * workers))))
-    interrupt = None
+    interrupt: BaseException | None = None
     try:
         with _lock:
             if _owner is None:
@@ -65,17 +65,19 @@ def run(kernel: Callable[[int, int], None], n: int, item_bytes: float, unit: int
             job.size = n
         job.do_ranges()
     finally:
-        while True:  # until it succeeds: an interrupt meanwhile is raised after that
+        while (
+            True
+        ):  # until it succeeds: what a signal handler raises meanwhile is raised after that
             try:
                 job.finish()
                 with _lock:
                     if _owner is job:
                         _owner = None
                 break
-            except KeyboardInterrupt as error:
+            except BaseException as error:
                 interrupt = error
-    if interrupt is not None:
-        raise interrupt
+        if interrupt is not None:
+            raise interrupt
     if job.error is not None:
         raise job.error
 

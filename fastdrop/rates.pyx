@@ -10,7 +10,7 @@ import numpy as np
 cdef double SELU_SATURATION = -1.7580993408473766
 
 
-cdef double as_double(p) noexcept:
+cdef double as_double(p) except? -1.0:
     """Return a number as a double; infinity in place of a huge integer."""
     try:
         return p

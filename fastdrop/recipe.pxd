@@ -17,13 +17,17 @@ cdef class Recipe:
     cdef uint64_t *sizes  # of the array, by axis
     cdef uint64_t *steps  # of the index along each axis; 0: shared
     cdef uint64_t room[2 * ROOM]
+    cdef bint made  # whether all of it is set
 
+    cdef int refuse_change(self) except -1
     cdef int set_ndim(self, int ndim) except -1
     cdef int set_axes(self, int ndim, const cnp.npy_intp *shape, const cnp.npy_intp *noise) except -1
     cdef int set_window(self, first, tuple shape, tuple steps) except -1
     cdef tuple fields(self)
     cdef tuple strides(self)
     cdef int prepare(self, Job *job, bint derivative) except -1
+    cdef bint fits(self, cnp.ndarray x) noexcept
+    cdef int check_still_fits(self, cnp.ndarray x) except -1
     cdef int run_on(self, cnp.ndarray y, cnp.ndarray x, bint derivative) except -1
     cdef object apply_to(self, x, out, str name, bint derivative)
 

@@ -29,8 +29,17 @@ cdef class Recipe:
         if self.sizes != self.room:
             PyMem_Free(self.sizes)
 
+    cdef int refuse_change(self) except -1:
+        """Raise where ``__init__`` is called again."""
+        if self.made:
+            raise AttributeError(f"a {type(self).__name__} cannot be changed; make another")
+        return 0
+
     cdef int set_ndim(self, int ndim) except -1:
-        """Make room for axes; once in a recipe's life."""
+        """Make room for axes."""
+        if self.sizes != self.room:
+            PyMem_Free(self.sizes)
+            self.sizes, self.steps = self.room, self.room + ROOM
         if ndim > ROOM:
             self.sizes = <uint64_t *>PyMem_Malloc(2 * ndim * sizeof(uint64_t))
             if self.sizes == NULL:
@@ -67,6 +76,7 @@ cdef class Recipe:
         self.set_ndim(len(shape))
         for axis in range(self.ndim):
             self.sizes[axis], self.steps[axis] = shape[axis], steps[axis]
+        self.made = True
         return 0
 
     @property
@@ -104,9 +114,28 @@ cdef class Recipe:
         """Say which kernel, with which values."""
         raise NotImplementedError
 
+    cdef bint fits(self, cnp.ndarray x) noexcept:
+        """Whether an array has the recipe's shape."""
+        cdef int axis
+        if cnp.PyArray_NDIM(x) != self.ndim:
+            return False
+        for axis in range(self.ndim):
+            if <uint64_t>cnp.PyArray_DIM(x, axis) != self.sizes[axis]:
+                return False
+        return True
+
+    cdef int check_still_fits(self, cnp.ndarray x) except -1:
+        """Raise where code of the user's changed the shape of an array since it was looked at."""
+        if not self.fits(x):
+            raise RuntimeError(f"an array of shape {self.shape} changed its shape during the call")
+        return 0
+
     cdef int run_on(self, cnp.ndarray y, cnp.ndarray x, bint derivative) except -1:
         """Apply the recipe, or its derivative, to plain arrays of its shape; x None: to ones."""
         cdef Job job
+        self.check_still_fits(y)
+        if x is not None:
+            self.check_still_fits(x)
         job.dtype = dtype_of(y)
         job.y = cnp.PyArray_DATA(y)
         job.x = NULL if x is None else cnp.PyArray_DATA(x)
@@ -119,11 +148,7 @@ cdef class Recipe:
     cdef object apply_to(self, x, out, str name, bint derivative):
         """Apply the recipe, or its derivative, to whatever a user gives."""
         cdef cnp.ndarray source = as_input(x, name)
-        cdef int axis
-        cdef bint fits = cnp.PyArray_NDIM(source) == self.ndim
-        for axis in range(self.ndim):
-            fits = fits and <uint64_t>cnp.PyArray_DIM(source, axis) == self.sizes[axis]
-        if not fits:
+        if not self.fits(source):
             kind = type(self).__name__.lower()
             shape = (<object>source).shape
             raise ValueError(f"{name} has shape {shape}; the {kind} is for {self.shape}")
@@ -256,7 +281,7 @@ cdef tuple read_window(d, tuple names, str what):
     if len(strides) != len(shape):
         raise ValueError(f"strides {strides} do not fit shape {shape}")
     reach = first + sum([(n - 1) * s for n, s in zip(shape, strides, strict=True)])
-    if 0 not in shape and reach >= LARGEST:
+    if reach >= LARGEST if 0 not in shape else max(first, *strides, 0) > LARGEST:
         raise ValueError(f"the {what} reaches past 2**58 elements")
     return first, shape, strides
 

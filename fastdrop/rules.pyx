@@ -37,13 +37,19 @@ cdef class Rule:
         """Whether inference leaves x as it is."""
         return True
 
+    cdef Recipe recipe_of(self, cnp.ndarray array, bint training):
+        """Return the recipe for an array, whose shape may change meanwhile: users' code may run."""
+        cdef cnp.npy_intp shape[FD_MAX_NDIM]
+        cdef int axis, ndim = cnp.PyArray_NDIM(array)
+        for axis in range(ndim):
+            shape[axis] = cnp.PyArray_DIM(array, axis)
+        return self.recipe_for(ndim, shape, training)
+
     cpdef object drop(self, x, bint training, rng, out, bint return_mask, str name="x"):
         """Do a call: every one of the family."""
         source = as_source(rng)
         cdef cnp.ndarray array = as_input(x, name)
-        cdef Recipe recipe = self.recipe_for(
-            cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), training
-        )
+        cdef Recipe recipe = self.recipe_of(array, training)
         y = self.apply(x, array, training, source, out, recipe)
         return (y, recipe) if return_mask else y
 
@@ -54,6 +60,7 @@ cdef class Rule:
         array = as_plain(array)
         target = target_for(array, out)
         array = apart(array, target)
+        recipe.check_still_fits(array)
         if training:
             take_from(source, recipe)
         recipe.run_on(target, array, False)
@@ -90,8 +97,10 @@ cdef class MaskRule(Rule):
     cdef double scale, shift, fill
     cdef bint downscale  # kept elements are not scaled in training, and all are in inference
     cdef object noise_shape
-    cdef int axis  # CHANNELS: number of spatial axes; LOCKED: the time axis
+    cdef int spatial  # of CHANNELS: number of axes after them
     cdef bint channels_last
+    cdef int time_axis  # of LOCKED
+    cdef object given  # the same as it was given
 
     cdef bint passes_on(self) noexcept:
         return not self.downscale
@@ -104,6 +113,7 @@ cdef class MaskRule(Rule):
         cdef Mask mask = Mask.__new__(Mask)
         mask.set_axes(ndim, shape, noise)
         mask.set_rate(self.rate, self.threshold, self.scale, self.shift, self.fill)
+        mask.made = True
         return mask
 
     cdef int share(self, int ndim, const cnp.npy_intp *shape, cnp.npy_intp *noise) except -1:
@@ -112,12 +122,12 @@ cdef class MaskRule(Rule):
         if self.sharing == ELEMENTS:
             return read_noise_shape(self.noise_shape, ndim, shape, noise)
         if self.sharing == LOCKED:
-            if not -ndim <= self.axis < ndim:
+            if not -ndim <= self.time_axis < ndim:
                 raise ValueError(
-                    f"time_axis={self.axis} is none of the axes of x, whose shape is {as_tuple(ndim, shape)}"
+                    f"time_axis={self.given} is none of the axes of x, whose shape is {as_tuple(ndim, shape)}"
                 )
             read_noise_shape(None, ndim, shape, noise)
-            noise[self.axis % ndim] = 1
+            noise[self.time_axis % ndim] = 1
             return 0
         if self.sharing == CHANNELS:
             return self.share_channels(ndim, shape, noise)
@@ -140,21 +150,21 @@ cdef class MaskRule(Rule):
     cdef int share_channels(self, int ndim, const cnp.npy_intp *shape,
                             cnp.npy_intp *noise) except -1:
         """Share by PyTorch's rules on the rank."""
-        cdef int axis, batched = self.axis + 2
+        cdef int axis, batched = self.spatial + 2
         if ndim != batched and ndim != batched - 1:
             raise ValueError(
-                f"dropout{self.axis}d: x has shape {as_tuple(ndim, shape)}, {ndim} axes; it must have "
+                f"dropout{self.spatial}d: x has shape {as_tuple(ndim, shape)}, {ndim} axes; it must have "
                 f"{batched - 1} or {batched}"
             )
-        if self.axis == 2 and ndim == 3:
-            # the caller's line: functions here have no frame of Python's
+        if self.spatial == 2 and ndim == 3:
+            # level 1 is the user's line, for compiled functions are no frames to warnings
             warnings.warn(
                 f"dropout2d: x of shape {as_tuple(ndim, shape)} is taken as a batch of sequences, not as an image; "
                 "give x[None] for that, or use dropout1d",
                 UserWarning,
                 stacklevel=1,
             )
-        cdef bint has_batch = ndim == batched or self.axis == 2
+        cdef bint has_batch = ndim == batched or self.spatial == 2
         for axis in range(ndim):
             noise[axis] = 1
         axis = ndim - 1 if self.channels_last else has_batch
@@ -174,6 +184,7 @@ cdef class NoiseRule(Rule):
         cdef Noise noise = Noise.__new__(Noise)
         noise.set_axes(ndim, shape, shape)
         noise.sd_, noise.additive_ = self.sd if training else 0.0, self.additive
+        noise.made = True
         return noise
 
 
@@ -213,7 +224,7 @@ cpdef Rule channels(int spatial, p, data_format):
             f"data_format={data_format!r} is unknown; it must be {' or '.join(DATA_FORMATS)}"
         )
     cdef MaskRule rule = mask_rule(rate, CHANNELS, scale_of(rate))
-    rule.axis, rule.channels_last = spatial, data_format == "channels_last"
+    rule.spatial, rule.channels_last = spatial, data_format == "channels_last"
     return rule
 
 
@@ -247,7 +258,8 @@ cpdef Rule locked(p, time_axis):
     if not isinstance(time_axis, (int, np.integer)):
         raise TypeError(f"time_axis must be an int, not {type(time_axis).__name__}")
     cdef MaskRule rule = mask_rule(rate, LOCKED, scale_of(rate))
-    rule.axis = max(-FD_MAX_NDIM - 1, min(FD_MAX_NDIM, time_axis))  # beyond them there is none
+    rule.given = time_axis
+    rule.time_axis = max(-FD_MAX_NDIM - 1, min(FD_MAX_NDIM, time_axis))  # beyond them there is none
     return rule
 
 

@@ -35,8 +35,8 @@ typedef struct {
  * Dropout together with its neighbours in a network, row by row. Elements of one column are `period`
  * apart; x[0] is in column `column`. With STEP = FD_MAX_STEP,
  *
- *   residual    y = residual + (keep ? (x + bias) * scale : +0); residual lies as x and y do, and is
- *               either array or overlaps neither. bias has period + STEP elements, repeating after
+ *   residual    y = residual + (keep ? (x + bias) * scale : +0); residual lies as x and y do, and is y or
+ *               does not overlap it. bias has period + STEP elements, repeating after
  *               period; -0 adds nothing
  *   bias_grad   y = keep ? x * scale : +0, and y is added, in the compute type and in the order of
  *               the rows, to bias_grad: period + STEP elements of that type, the last STEP of which

@@ -283,3 +283,123 @@ def test_masks_do_not_depend_on_the_rounding_mode():
     if "fesetround" in run.stderr or "AssertionError" in run.stderr:
         pytest.skip("this machine's rounding mode is set otherwise")
     assert run.stdout.strip() == "True", run.stderr
+
+
+# ---- found by review -----------------------------------------------------------------------------
+
+
+def test_a_layer_that_was_never_initialised():
+    class Forgetful(nn.Dropout):
+        def __init__(self):
+            pass
+
+    class Empty(nn.Dropout):
+        def _rule(self, p):
+            return None
+
+    for layer in (Forgetful(), Empty(), nn.DropoutAdd.__new__(nn.DropoutAdd)):
+        for use in (
+            lambda layer=layer: layer.forward(*[X, X][: 1 + isinstance(layer, nn.DropoutAdd)]),
+            lambda layer=layer: layer.p,
+            lambda layer=layer: repr(layer),
+            lambda layer=layer: layer.state_dict(),
+            lambda layer=layer: pickle.dumps(layer),
+        ):
+            with pytest.raises((AttributeError, TypeError)):
+                use()
+
+
+def test_a_setting_of_another_class():
+    class Other:
+        setting = type(vars(nn.Dropout)["mode"])("x")
+
+    with pytest.raises(TypeError):
+        Other().setting = "y"
+
+
+def test_a_recipe_is_made_once():
+    mask = fd.Mask(1, 2, (2, 60))[:, 5:]
+    for again in (
+        lambda: mask.__init__(1, 1, (5,)),
+        lambda: fd.Noise(0, 0, 3).__init__(0, 0, 4),
+        lambda: fd.dropout(X, rng=0, return_mask=True)[1].__init__(0, 0, 3),
+    ):
+        with pytest.raises(AttributeError, match="cannot be changed"):
+            again()
+    assert mask == fd.Mask(1, 2, (2, 60))[:, 5:]
+
+
+class Turns:
+    """An int that does something when it is asked for."""
+
+    def __init__(self, value, action):
+        self.value, self.action = value, action
+
+    def __index__(self):
+        self.action()
+        return self.value
+
+
+@pytest.mark.filterwarnings("ignore:Setting the shape")
+def test_an_array_that_changes_its_shape_during_the_call():
+    x = np.ones((4, 6), np.float32)
+
+    def reshape():
+        x.shape = (3, 8)
+
+    gen = fd.Generator(0)
+    with pytest.raises(RuntimeError, match="changed its shape"):
+        fd.dropout(x, 0.5, rng=gen, noise_shape=(Turns(1, reshape), 6))
+    assert gen.position == 0
+
+
+def test_a_layer_that_is_switched_during_the_call():
+    layer = nn.Dropout(0.5, rng=1)
+    layer.noise_shape = (Turns(4, layer.eval), 5)
+    y = layer(X)
+    assert not layer.training
+    np.testing.assert_array_equal(layer.backward(X), y)
+    assert layer.mask.p == 0.5
+    assert layer._rng.position == 1
+
+
+def test_an_error_of_a_number_is_raised():
+    from fractions import Fraction
+
+    class Broken(Fraction):
+        def __float__(self):
+            raise KeyboardInterrupt
+
+    gen = fd.Generator(0)
+    with pytest.raises(KeyboardInterrupt):
+        fd.dropout(X, Broken(1, 2), rng=gen)
+    assert gen.position == 0
+
+
+def test_odd_arguments_that_reach_compiled_code():
+    with pytest.raises(TypeError, match="dtype="):
+        fd.Mask(0, 0, 4).multiplier(np.dtype((np.float32, (2,))))
+    with pytest.raises(ValueError, match="time_axis=1000"):
+        fd.locked_dropout(X, time_axis=1000)
+    with pytest.raises(ValueError, match="unknown"):
+        fd.set_isa("baseline\0junk")
+    fd.set_isa(np.str_(fd.get_isa()))
+    with pytest.raises(TypeError):
+        fd.kernels.Split()(0, 1)
+    with pytest.raises(ValueError, match=r"2\*\*58"):
+        fd.Mask.from_dict({**fd.Mask(0, 0, (0, 3)).to_dict(), "strides": [2**63, 1]})
+    gen = fd.Generator(0)
+    with pytest.raises((MemoryError, OverflowError)):
+        gen.spawn(2**56)
+    assert gen.position == 0
+
+
+def test_the_default_generator_is_one():
+    layer = nn.Dropout(0.5)
+    fd.seed(3)
+    a = layer(X)
+    fd.seed(3)
+    np.testing.assert_array_equal(layer(X), a)
+    with pytest.raises(ValueError, match="seed=-1"):
+        fd.seed(-1)
+    assert (layer(X) != a).any()  # and goes on
