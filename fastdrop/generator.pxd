@@ -9,6 +9,7 @@ cdef class Generator:
     cdef uint64_t seed_
     cdef uint64_t position_  # of the next mask
     cdef bint exhausted  # whether position_ would be 2**64
+    cdef bint seeded  # whether __init__ was called
     cdef object __weakref__
 
     cdef int set_state(self, seed, position) except -1

@@ -70,6 +70,9 @@ cdef class Generator:
     Generator(seed=0, position=1)
     """
 
+    def __cinit__(self):
+        self.exhausted = True  # until it is seeded
+
     def __init__(self, seed=None, *, position=0):
         key, place = as_seed(seed, "seed"), as_position(position)
         self.set_state(key, place)
@@ -78,6 +81,7 @@ cdef class Generator:
         cdef uint64_t key = seed, place = position % POSITIONS
         with cython.critical_section(self):
             self.seed_, self.position_, self.exhausted = key, place, position == POSITIONS
+            self.seeded = True
         return 0
 
     @property
@@ -120,6 +124,8 @@ cdef class Generator:
             if not exhausted:
                 self.position_ += 1
                 self.exhausted = self.position_ == 0
+        if exhausted and not self.seeded:
+            raise AttributeError("the Generator has no seed: its __init__ was not called")
         if exhausted:
             raise OverflowError(
                 f"Generator(seed={self.seed_}) has used all its 2**64 positions; "

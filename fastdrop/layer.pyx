@@ -60,6 +60,7 @@ cdef class Layer:
     def __init__(self, rate=0.5, *, rng=None):
         self.rule = self._rule(rate)
         self.training = True
+        self.mask = self.rng = None
         self.owns_rng = rng is not None and not isinstance(rng, Generator)
         if rng is not None:
             source = as_source(rng)

@@ -7,8 +7,9 @@ import numpy as np
 from libc.math cimport isfinite
 
 from fastdrop.kernels cimport (
-    FD_DTYPES, FD_MAX_NDIM, Job, affine, bits, dtype_of, plain, run, set_window,
+    FD_MAX_NDIM, Job, affine, bits, plain, run, set_window,
 )
+from fastdrop.kernels import DTYPES
 from fastdrop.rates cimport check_p, drop_threshold, scale_of
 from fastdrop.recipe cimport as_int, as_shape, read_noise_shape, read_window
 
@@ -70,6 +71,7 @@ cdef class Mask(Recipe):
            [ True,  True]])
     """
 
+    _kind = "mask"
     _fields = ("seed", "position", "p", "scale", "shift", "fill", "first", "shape", "strides")
 
     def __init__(
@@ -101,7 +103,7 @@ cdef class Mask(Recipe):
     @classmethod
     def _of(cls, fields, first, shape, strides):
         """Return a mask of fields that were checked."""
-        cdef Mask mask = cls.__new__(cls)
+        cdef Mask mask = Mask.__new__(cls)
         mask.seed_, mask.position_, p, scale, shift, fill = fields
         mask.set_rate(p, drop_threshold(p), scale, shift, fill)
         mask.set_window(first, shape, strides)
@@ -225,9 +227,9 @@ cdef class Mask(Recipe):
                [2., 0., 2., 2.]], dtype=float32)
         """
         kind = np.dtype(dtype).newbyteorder("=")
-        cdef cnp.ndarray y = np.empty(self.shape, kind.base)
-        if dtype_of(y) == FD_DTYPES or kind.subdtype is not None:
+        if kind.name not in DTYPES:
             raise TypeError(f"dtype={kind} is none of float16, bfloat16, float32 and float64")
+        cdef cnp.ndarray y = np.empty(self.shape, kind)
         self.run_on(y, None, True)
         return y
 
@@ -300,8 +302,8 @@ cdef class Mask(Recipe):
         """
         first, shape, strides = read_window(d, cls._fields, "mask")
         values = {name: float(d[name]) for name in ("scale", "shift", "fill")}
-        checked = cls(d["seed"], d["position"], 0, d["p"], **values)
-        return cls._of((<Mask>checked).fields()[:-3], first, shape, strides)
+        cdef Mask checked = Mask(d["seed"], d["position"], 0, d["p"], **values)
+        return cls._of(checked.fields()[:-3], first, shape, strides)
 
     def __repr__(self):
         text = f"Mask(seed={self.seed}, position={self.position}, shape={self.shape}, p={self.p}"

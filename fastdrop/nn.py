@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from fastdrop import functional, rules
 from fastdrop.arrays import Array
 from fastdrop.layer import NO_MASK, AddLayer, Layer, Setting
+from fastdrop.montecarlo import MCSamples as MCSamples  # pickles name it here
 from fastdrop.montecarlo import mc_samples
 from fastdrop.rules import Rule
 

@@ -73,6 +73,7 @@ cdef class Noise(Recipe):
     True
     """
 
+    _kind = "noise"
     _fields = ("seed", "position", "sd", "additive", "first", "shape", "strides")
 
     def __init__(self, seed, position, shape, sd=1.0, *, additive=False):
@@ -90,7 +91,7 @@ cdef class Noise(Recipe):
     @classmethod
     def _of(cls, fields, first, shape, strides):
         """Return a noise of fields that were checked."""
-        cdef Noise made = cls.__new__(cls)
+        cdef Noise made = Noise.__new__(cls)
         made.seed_, made.position_, made.sd_, made.additive_ = fields
         made.set_window(first, shape, strides)
         return made
@@ -199,8 +200,10 @@ cdef class Noise(Recipe):
                 )
         if not isinstance(d["additive"], bool):
             raise TypeError(f"additive must be a bool, not {d['additive']!r}")
-        checked = cls(d["seed"], d["position"], 0, d["sd"], additive=d["additive"])
-        return cls._of((<Noise>checked).fields()[:-3], first, shape, strides)
+        cdef Noise checked = Noise(
+            d["seed"], d["position"], 0, d["sd"], additive=d["additive"]
+        )
+        return cls._of(checked.fields()[:-3], first, shape, strides)
 
     def __repr__(self):
         text = f"Noise(seed={self.seed}, position={self.position}, shape={self.shape}, sd={self.sd}"

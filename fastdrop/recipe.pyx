@@ -11,7 +11,7 @@ from cpython.number cimport PyNumber_Index
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 
 from fastdrop.arrays cimport apart, as_input, as_plain, finish, target_for
-from fastdrop.kernels cimport FD_MAX_NDIM, dtype_of, fd_dtype, run, set_window
+from fastdrop.kernels cimport FD_DTYPES, FD_MAX_NDIM, dtype_of, fd_dtype, run, set_window
 from fastdrop.kernels import STREAM
 
 cnp.import_array()
@@ -149,7 +149,7 @@ cdef class Recipe:
         """Apply the recipe, or its derivative, to whatever a user gives."""
         cdef cnp.ndarray source = as_input(x, name)
         if not self.fits(source):
-            kind = type(self).__name__.lower()
+            kind = self._kind
             shape = (<object>source).shape
             raise ValueError(f"{name} has shape {shape}; the {kind} is for {self.shape}")
         source = as_plain(source)
@@ -176,6 +176,8 @@ cdef class Recipe:
         """
         cdef Job job
         cdef int axis
+        if not 0 <= dtype < FD_DTYPES:
+            raise ValueError(f"dtype={dtype} is none of fastdrop.kernels.DTYPES")
         job.dtype, job.y, job.x, job.size = <fd_dtype>dtype, <void *>y, <const void *>x, 1
         for axis in range(self.ndim):
             job.size *= self.sizes[axis]

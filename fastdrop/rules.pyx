@@ -219,6 +219,8 @@ cdef bint check_mode(mode) except -1:
 cpdef Rule channels(int spatial, p, data_format):
     """Of `dropout1d`, `dropout2d` and `dropout3d`."""
     cdef double rate = check_p(p)
+    if spatial not in (1, 2, 3):
+        raise ValueError(f"spatial={spatial}: channels have 1, 2 or 3 axes after them")
     if data_format not in DATA_FORMATS:
         raise ValueError(
             f"data_format={data_format!r} is unknown; it must be {' or '.join(DATA_FORMATS)}"

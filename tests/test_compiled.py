@@ -394,6 +394,45 @@ def test_odd_arguments_that_reach_compiled_code():
     assert gen.position == 0
 
 
+def test_subclasses_with_constructors_of_their_own():
+    class Tagged(fd.Mask):
+        def __new__(cls, tag, *args):
+            return super().__new__(cls)
+
+        def __init__(self, tag, *args):
+            super().__init__(*args)
+
+    mask = Tagged("tag", 0, 0, (4, 5), 0.5)
+    assert type(mask[1:]) is Tagged
+    assert type(Tagged.from_dict(mask.to_dict())) is Tagged
+    with pytest.raises(ValueError, match="the mask is for"):
+        mask.apply(np.ones(3))
+
+    class Unseeded(fd.Generator):
+        def __init__(self):
+            pass
+
+    with pytest.raises(AttributeError, match="no seed"):
+        fd.dropout(X, rng=Unseeded())
+
+
+def test_a_layer_that_is_initialised_again():
+    layer = nn.Dropout(0.5, rng=1)
+    layer(X)
+    layer.__init__(0.25)
+    assert (layer.mask, layer._rng, layer.p) == (None, None, 0.25)
+
+
+def test_what_integrations_call_checks_what_it_can():
+    mask = fd.Mask(0, 0, 4)
+    with pytest.raises(ValueError, match="dtype=9"):
+        mask.apply_to_memory(0, 0, 0, 9)
+    with pytest.raises(ValueError, match="spatial=-2"):
+        fd.rules.channels(-2, 0.5, "channels_first")
+    with pytest.raises(TypeError, match="dtype=int64"):
+        fd.Mask(0, 0, 2**50).multiplier(np.int64)
+
+
 def test_the_default_generator_is_one():
     layer = nn.Dropout(0.5)
     fd.seed(3)
