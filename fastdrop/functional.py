@@ -143,8 +143,8 @@ def dropout(
     ``x * scale`` in one rounding; 16-bit types are multiplied as float32 and rounded to nearest
     even.
 
-    Safe to call from several threads; the GIL is released in calls of 64 Ki elements or more. Large
-    arrays are split over `get_num_threads` threads.
+    Safe to call from several threads; the GIL is released in calls of 256 Ki elements or more.
+    Large arrays are split over `get_num_threads` threads.
 
     **Compatibility guarantee.** Which elements are dropped is a pure function of the generator's
     seed and position, the element's C-order index in the noise shape and p: the same on every

@@ -106,8 +106,9 @@ cpdef tuple add(x, residual, p, bias, bint training, rng, out):
     cdef cnp.ndarray target = target_for(array, out)
     array = apart(array, target)
     rows = apart(as_plain(rows), target)
-    for a in (array, rows, target):
-        mask.check_still_fits(a)
+    mask.check_still_fits(array)
+    mask.check_still_fits(rows)
+    mask.check_still_fits(target)
     cdef Job job
     cdef void *repeated = NULL
     start(&job, target, array, mask)

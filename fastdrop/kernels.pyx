@@ -23,9 +23,12 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")  # NumPy's names, in the 
 # The kernels in use. Written by set_isa alone; a pointer, so that readers see the old or the new.
 cdef const fd_kernels *in_use = fd_widest()
 
-# Below this many elements giving up the GIL costs more than it frees.
+# Elements from which the GIL is given up. Beside a thread that is busy in Python, whoever gives it up
+# waits for it for 5 ms, the interpreter's switch interval: 32 Ki elements took 5,170 us instead of 5.
+# Held, others wait for as long as such a call takes, .03 to .1 ms. Beside an idle BLAS pool neither
+# costs anything.
 cdef enum:
-    NOGIL_FROM = 65536
+    NOGIL_FROM = 1 << 18
 
 # Bytes of output from which a call is split; below it two threads were slower (bench/README.md).
 SPLIT_FROM_BYTES = 8 << 20

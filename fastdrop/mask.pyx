@@ -226,9 +226,11 @@ cdef class Mask(Recipe):
         array([[2., 0., 2., 0.],
                [2., 0., 2., 2.]], dtype=float32)
         """
-        kind = np.dtype(dtype).newbyteorder("=")
-        if kind.name not in DTYPES:
-            raise TypeError(f"dtype={kind} is none of float16, bfloat16, float32 and float64")
+        kind = dtype
+        if dtype is not np.float32:  # the usual one is not looked up
+            kind = np.dtype(dtype).newbyteorder("=")
+            if kind.name not in DTYPES:
+                raise TypeError(f"dtype={kind} is none of float16, bfloat16, float32 and float64")
         cdef cnp.ndarray y = np.empty(self.shape, kind)
         self.run_on(y, None, True)
         return y

@@ -97,8 +97,8 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = Fa
     +0.0, and so does its gradient. Kept ones are ``x * scale`` in one rounding; 16-bit types are
     multiplied as float32 and rounded to nearest even.
 
-    Safe to call from several threads; the GIL is released in calls of 64 Ki elements or more. Large
-    tensors are split over `fastdrop.get_num_threads` threads, not over torch's.
+    Safe to call from several threads; the GIL is released in calls of 256 Ki elements or more.
+    Large tensors are split over `fastdrop.get_num_threads` threads, not over torch's.
 
     **Compatibility guarantee.** Which elements are dropped is a pure function of the seed, the
     element's C-order index and p, as for `fastdrop.dropout`: it does not depend on strides, dtype,
