@@ -142,12 +142,22 @@ FD_INLINE void FD_FN(fd_steps)(const FD_FN(fd_call) * call, size_t at, const uin
 
 /* The steps of each operation by itself. What is called most has them in tile loops of its own; the
  * others, whose loops would take half of the compiler's time, call them from one loop for all. */
-typedef void FD_FN(fd_steps_fn)(const FD_FN(fd_call) * call, size_t at, const uint64_t *keep,
-                                unsigned i, unsigned n);
-#define FD_STEPS(name, op, bypass)                                                             \
-    FD_NOINLINE void FD_FN(name)(const FD_FN(fd_call) * call, size_t at, const uint64_t *keep, \
-                                 unsigned i, unsigned n) {                                     \
-        FD_FN(fd_steps)(call, at, keep, i, n, op, bypass);                                     \
+typedef struct {
+    const FD_FN(fd_call) * call;
+    size_t at;
+    const uint64_t *keep;
+    unsigned i, n;
+} FD_FN(fd_some);
+typedef void FD_FN(fd_steps_fn)(const FD_FN(fd_some) *);
+
+FD_INLINE void FD_FN(fd_steps_of_some)(const FD_FN(fd_some) * some, int op, int bypass) {
+    const FD_FN(fd_call) call = *some->call; /* in registers, for no store can change it there */
+    FD_FN(fd_steps)(&call, some->at, some->keep, some->i, some->n, op, bypass);
+}
+
+#define FD_STEPS(name, op, bypass)                           \
+    FD_NOINLINE void FD_FN(name)(const FD_FN(fd_some) * s) { \
+        FD_FN(fd_steps_of_some)(s, op, bypass);              \
     }
 FD_STEPS(fd_steps_plain, FD_PLAIN, 0)
 FD_STEPS(fd_steps_plain_around, FD_PLAIN, 1)
@@ -216,7 +226,7 @@ FD_INLINE void FD_FN(fd_apply)(const FD_FN(fd_call) * call, uint64_t first, size
             const unsigned count = (unsigned)(until - done);
             const unsigned i = (unsigned)(done + skew) % FD_TILE;
             if (steps)
-                steps(call, (size_t)(done - lo), strip, i, count);
+                steps(&(FD_FN(fd_some)){call, (size_t)(done - lo), strip, i, count});
             else
                 FD_FN(fd_steps)(call, (size_t)(done - lo), strip, i, count, op, bypass);
             done = until;
@@ -280,7 +290,7 @@ static void FD_FN(fd_given)(void *y, const void *x, const uint64_t *keep, unsign
                             const fd_values *values, int affine, int bypass) {
     const FD_FN(fd_call) call = FD_FN(fd_call_init)(y, x, values, NULL);
     const int op = affine ? FD_AFFINE : x == NULL ? FD_ONES : FD_PLAIN;
-    FD_FN(fd_steps_of)[op][bypass && !affine](&call, 0, keep, i, n);
+    FD_FN(fd_steps_of)[op][bypass && !affine](&(FD_FN(fd_some)){&call, 0, keep, i, n});
 }
 
 #undef FD_ALIGNED_FROM
