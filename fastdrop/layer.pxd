@@ -13,7 +13,6 @@ cdef class Layer:
     cdef object __weakref__
 
     cdef int renew(self) except -1
-    cdef int set_mask(self, mask) except -1
 
 
 cdef class AddLayer(Layer):

@@ -72,11 +72,6 @@ cdef class Layer:
             self.rule = self._rule(self.rule.rate)
         return 0
 
-    cdef int set_mask(self, mask) except -1:
-        with cython.critical_section(self):
-            self.mask = mask
-        return 0
-
     def _rule(self, rate):
         raise NotImplementedError
 
@@ -133,7 +128,8 @@ cdef class Layer:
         cdef cnp.ndarray array = as_input(x, "x")
         cdef Recipe recipe = rule.recipe_of(array, training)
         y = rule.apply(x, array, training, source, out, recipe)
-        self.set_mask(recipe)
+        with cython.critical_section(self):
+            self.mask = recipe
         return (y, recipe) if return_mask else y
 
     def backward(self, grad, out=None, mask=None):
@@ -277,7 +273,8 @@ cdef class AddLayer(Layer):
             As `fastdrop.dropout_add`. The layer is then as it was.
         """
         y, mask = add(x, residual, self.rule.rate, bias, self.training, self.rng, out)
-        self.set_mask(mask)
+        with cython.critical_section(self):
+            self.mask = mask
         return (y, mask) if return_mask else y
 
     def backward(self, grad, out=None, mask=None):
