@@ -151,7 +151,7 @@ def _trainer(results: Results) -> Any:
     }
     shapes = [s for s in dict.fromkeys(row["shape"] for row in rows) if step_us(rows, s, "layer")]
     title = "Dropout inside a training step: forward and backward, caches cold"
-    figure, panels = _figure(title, _subtitle(results), len(shapes))
+    figure, panels = _figure(title, _subtitle(results), len(shapes), labelled=False)
     for panel, shape in zip(panels, shapes, strict=True):
         taken = [step_us(rows, shape, name) or 0.0 for name in bars]
         ours = taken[list(bars).index("layer")]
@@ -167,7 +167,7 @@ def _trainer(results: Results) -> Any:
     panels[0].set_ylabel("microseconds", color=INK)
     patch = library("matplotlib.patches").Patch
     legend = [patch(color=colour, label=label) for label, colour in bars.values()]
-    figure.legend(handles=legend, loc="center left", bbox_to_anchor=(0.845, 0.5), frameon=False)
+    figure.legend(handles=legend, loc="lower center", ncols=len(legend), frameon=False)
     return figure
 
 
@@ -208,12 +208,17 @@ def _scaling(results: Results) -> Any:
 
 
 def _figure(
-    title: str, subtitle: str, panels: int, shared: bool = False
+    title: str, subtitle: str, panels: int, shared: bool = False, labelled: bool = True
 ) -> tuple[Any, Sequence[Any]]:
-    """Return a figure of a slide's shape and its panels; room for labels at the right."""
+    """Return a figure of a slide's shape and its panels; at the right, room for labels or none."""
     figure = library("matplotlib.figure").Figure(figsize=(12, 5.6) if panels > 1 else (8, 5.6))
     left, right = (0.07, 0.84) if panels > 1 else (0.1, 0.76)
-    grid = figure.add_gridspec(1, panels, left=left, right=right, top=0.8, bottom=0.12, wspace=0.12)
+    sides = {
+        "left": left,
+        "right": right if labelled else 0.98,
+        "wspace": 0.12 if labelled else 0.3,
+    }
+    grid = figure.add_gridspec(1, panels, top=0.8, bottom=0.12, **sides)
     axes = grid.subplots(sharey=shared, squeeze=False)[0]
     figure.text(left, 0.93, title, fontsize=15, weight="bold", color=INK)
     figure.text(left, 0.885, subtitle, fontsize=10, color="#666666")
