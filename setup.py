@@ -5,6 +5,7 @@ and is chosen when fastdrop is imported. No -ffast-math, and -ffp-contract=off, 
 the same bits on every ISA.
 """
 
+import multiprocessing
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -93,6 +94,8 @@ others += [f"fastdrop/{name}.py" for name in PYTHON]
 setup(
     ext_modules=cythonize(
         [module(kernels, *sorted(map(str, Path("src").glob("*.c")))), *map(module, others)],
+        # side by side too, where that does not run this file again in each process
+        nthreads=(os.cpu_count() or 1) if multiprocessing.get_start_method() == "fork" else 0,
         compiler_directives={
             "language_level": 3,
             "annotation_typing": False,
