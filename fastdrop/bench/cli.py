@@ -276,7 +276,7 @@ def _check(args: argparse.Namespace, parser: _Parser, sections: list[str]) -> re
             parser.error(f"--plot: {error}")
     if "trainer" in sections:
         try:
-            trainer.one_blas_thread()
+            trainer.blas_limits()
         except ImportError as error:
             parser.error(f"--trainer: {error}")
     if "bfloat16" in (args.dtypes or ()) and not contenders.installed("ml_dtypes"):

@@ -215,15 +215,20 @@ def run(effort: Effort, step: Callable[[str], None] = lambda what: None) -> Trai
     return found
 
 
-def one_blas_thread() -> AbstractContextManager[Any]:
-    """Keep NumPy's matrix products to one thread, by the environment or by threadpoolctl."""
+def blas_limits() -> Any:
+    """Return threadpoolctl, or None where the environment keeps BLAS to one thread already."""
     if "1" in (os.environ.get(f"{name}_NUM_THREADS") for name in ("OPENBLAS", "OMP", "MKL")):
-        return nullcontext()
+        return None
     try:
-        limits: AbstractContextManager[Any] = library("threadpoolctl").threadpool_limits(1, "blas")
+        return library("threadpoolctl")
     except ImportError as error:
         raise ImportError(f"{error}; or set OPENBLAS_NUM_THREADS=1") from None
-    return limits
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Keep NumPy's matrix products to one thread; from here on, until the context ends."""
+    limits = blas_limits()
+    return nullcontext() if limits is None else limits.threadpool_limits(1, "blas")
 
 
 # ---- the work between ----------------------------------------------------------------------------
