@@ -196,8 +196,9 @@ static FD_FN(fd_steps_fn) *const FD_FN(fd_steps_of)[][2] = {
  * tiles. In memory, element `done` is y[done - lo].
  */
 FD_INLINE void FD_FN(fd_apply)(const FD_FN(fd_call) * call, uint64_t first, size_t n,
-                               const fd_stream *stream, int op, int bypass,
+                               const fd_stream *stream, int op, int hints,
                                FD_FN(fd_steps_fn) * steps) {
+    const int bypass = hints & FD_HINT_BYPASS;
     const uint64_t tile0 = first / FD_TILE, lo = first % FD_TILE, end = lo + n;
     const unsigned to_aligned = (unsigned)((64 - (uintptr_t)call->y % 64) % 64 / sizeof(FD_ELEM));
     const unsigned skew = n < FD_ALIGNED_FROM ? 0 : (unsigned)(0 - lo - to_aligned) % FD_STEP;
@@ -206,6 +207,7 @@ FD_INLINE void FD_FN(fd_apply)(const FD_FN(fd_call) * call, uint64_t first, size
     fd_tile tile;
     fd_schedule_init(&s, stream);
     if (s.last_plane < 0) fd_fill_keep(strip, &s);
+    if (hints & FD_HINT_FETCH) fd_schedule_fetch(&s, FD_GROUP * sizeof(FD_ELEM));
     uint64_t done = lo; /* elements before it are applied */
     for (uint64_t t = 0; done < end; t++) {
         /* tile t, as far as it is wanted, and the strip before it, as far as it is there */
@@ -217,6 +219,11 @@ FD_INLINE void FD_FN(fd_apply)(const FD_FN(fd_call) * call, uint64_t first, size
         const int wanted = s.last_plane >= 0 && tile_hi != 0;
         if (wanted) fd_tile_range(&tile, &s, tile0 + t, tile_hi - tile_lo);
         for (unsigned group = 0; group < FD_GROUPS; group++) {
+            if (s.ahead.lines) {
+                s.ahead.x = (const char *)(call->x + (done - lo)) + FD_AHEAD;
+                if (op == FD_RESIDUAL)
+                    s.ahead.residual = (const char *)(call->residual + (done - lo)) + FD_AHEAD;
+            }
             if (wanted && fd_touches(group, tile_lo, tile_hi))
                 fd_tile_group(keep + 1, &tile, &s, group);
             if (t == 0) continue;
@@ -243,47 +250,48 @@ FD_INLINE void FD_FN(fd_apply)(const FD_FN(fd_call) * call, uint64_t first, size
 /* Any operation, its steps called. */
 FD_NOINLINE void FD_FN(fd_apply_any)(void *y, const void *x, uint64_t first, size_t n,
                                      const fd_stream *stream, const fd_values *values,
-                                     const fd_fused *fused, int op, int bypass) {
+                                     const fd_fused *fused, int op, int hints) {
     const FD_FN(fd_call) call = FD_FN(fd_call_init)(y, x, values, fused);
-    bypass = bypass && n >= FD_ALIGNED_FROM;
-    FD_FN(fd_apply)(&call, first, n, stream, op, bypass, FD_FN(fd_steps_of)[op][bypass]);
+    if (n < FD_ALIGNED_FROM) hints &= ~FD_HINT_BYPASS;
+    FD_FN(fd_apply)(&call, first, n, stream, op, hints,
+                    FD_FN(fd_steps_of)[op][hints & FD_HINT_BYPASS]);
 }
 
 static void FD_FN(fd_plain)(void *y, const void *x, uint64_t first, size_t n,
-                            const fd_stream *stream, const fd_values *values, int bypass) {
+                            const fd_stream *stream, const fd_values *values, int hints) {
     if (x == NULL) {
-        FD_FN(fd_apply_any)(y, x, first, n, stream, values, NULL, FD_ONES, bypass);
+        FD_FN(fd_apply_any)(y, x, first, n, stream, values, NULL, FD_ONES, hints & ~FD_HINT_FETCH);
         return;
     }
     const FD_FN(fd_call) call = FD_FN(fd_call_init)(y, x, values, NULL);
-    if (bypass && n >= FD_ALIGNED_FROM)
-        FD_FN(fd_apply)(&call, first, n, stream, FD_PLAIN, 1, NULL);
+    if (hints & FD_HINT_BYPASS && n >= FD_ALIGNED_FROM)
+        FD_FN(fd_apply)(&call, first, n, stream, FD_PLAIN, hints | FD_HINT_BYPASS, NULL);
     else
-        FD_FN(fd_apply)(&call, first, n, stream, FD_PLAIN, 0, NULL);
+        FD_FN(fd_apply)(&call, first, n, stream, FD_PLAIN, hints & ~FD_HINT_BYPASS, NULL);
 }
 
 static void FD_FN(fd_affine)(void *y, const void *x, uint64_t first, size_t n,
-                             const fd_stream *stream, const fd_values *values, int bypass) {
-    if (bypass && n >= FD_ALIGNED_FROM) {
-        FD_FN(fd_apply_any)(y, x, first, n, stream, values, NULL, FD_AFFINE, 1);
+                             const fd_stream *stream, const fd_values *values, int hints) {
+    if (hints & FD_HINT_BYPASS && n >= FD_ALIGNED_FROM) {
+        FD_FN(fd_apply_any)(y, x, first, n, stream, values, NULL, FD_AFFINE, hints);
         return;
     }
     const FD_FN(fd_call) call = FD_FN(fd_call_init)(y, x, values, NULL);
-    FD_FN(fd_apply)(&call, first, n, stream, FD_AFFINE, 0, NULL);
+    FD_FN(fd_apply)(&call, first, n, stream, FD_AFFINE, hints & ~FD_HINT_BYPASS, NULL);
 }
 
 static void FD_FN(fd_residual)(void *y, const void *x, uint64_t first, size_t n,
                                const fd_stream *stream, double scale, const fd_fused *fused,
-                               int bypass) {
+                               int hints) {
     const fd_values values = {scale, 0.0, 0.0};
-    FD_FN(fd_apply_any)(y, x, first, n, stream, &values, fused, FD_RESIDUAL, bypass);
+    FD_FN(fd_apply_any)(y, x, first, n, stream, &values, fused, FD_RESIDUAL, hints);
 }
 
 static void FD_FN(fd_bias_grad)(void *y, const void *x, uint64_t first, size_t n,
                                 const fd_stream *stream, double scale, const fd_fused *fused,
-                                int bypass) {
+                                int hints) {
     const fd_values values = {scale, 0.0, 0.0};
-    FD_FN(fd_apply_any)(y, x, first, n, stream, &values, fused, FD_BIAS_GRAD, bypass);
+    FD_FN(fd_apply_any)(y, x, first, n, stream, &values, fused, FD_BIAS_GRAD, hints);
 }
 
 static void FD_FN(fd_given)(void *y, const void *x, const uint64_t *keep, unsigned i, unsigned n,

@@ -27,7 +27,8 @@ FD_INLINE v_word v_words(const uint32_t *w) { return _mm256_setr_epi64x(w[0], w[
 FD_INLINE v_word v_xor(v_word a, v_word b) { return _mm256_xor_si256(a, b); }
 FD_INLINE v_word v_xor3(v_word a, v_word b, v_word c) { return v_xor(v_xor(a, b), c); }
 FD_INLINE v_prod v_mul(v_word a, uint32_t m) { return _mm256_mul_epu32(a, v_set1(m)); }
-FD_INLINE v_word v_hi(v_prod p) { return _mm256_srli_epi64(p, 32); }
+/* A shuffle, for shifts share their ports with the products. */
+FD_INLINE v_word v_hi(v_prod p) { return _mm256_shuffle_epi32(p, _MM_SHUFFLE(3, 3, 1, 1)); }
 FD_INLINE v_word v_lo(v_prod p) { return p; }
 FD_INLINE v_pair v_pair_of(v_prod p, v_word a) { return v_xor(p, _mm256_slli_epi64(a, 32)); }
 FD_INLINE v_pair v_and(v_pair a, v_pair b) { return _mm256_and_si256(a, b); }

@@ -38,7 +38,10 @@ FD_INLINE v_word v_xor3(v_word a, v_word b, v_word c) {
     return _mm512_ternarylogic_epi32(a, b, c, 0x96);
 }
 FD_INLINE v_prod v_mul(v_word a, uint32_t m) { return _mm512_mul_epu32(a, v_set1(m)); }
-FD_INLINE v_word v_hi(v_prod p) { return _mm512_srli_epi64(p, 32); }
+/* A shuffle, for shifts share their ports with the products. */
+FD_INLINE v_word v_hi(v_prod p) {
+    return _mm512_shuffle_epi32(p, (_MM_PERM_ENUM)_MM_SHUFFLE(3, 3, 1, 1));
+}
 FD_INLINE v_word v_lo(v_prod p) { return p; }
 FD_INLINE v_pair v_pair_of(v_prod p, v_word a) { return v_xor(p, _mm512_slli_epi64(a, 32)); }
 FD_INLINE v_pair v_and(v_pair a, v_pair b) { return _mm512_and_si512(a, b); }

@@ -18,6 +18,7 @@ typedef struct {
 } fd_run;
 typedef struct fd_runs {
     int shared;
+    int in_order; /* whether their bits, one run after the other, are those of the list from 0 on */
     unsigned to, n_blocks, n_runs;
     uint64_t region;                    /* b div 2^27 */
     uint32_t block[FD_TILE_BLOCKS + 1]; /* b mod 2^32; those after n_blocks are any */

@@ -76,6 +76,15 @@ FD_INLINE unsigned fd_ctz64(uint64_t w) {
 #endif
 }
 
+/* Asks for the line at an address, whatever it is, to be in the second-level cache soon. */
+#if defined(_MSC_VER) && !defined(__clang__) && FD_X86
+#define FD_PREFETCH(at) _mm_prefetch((const char *)(at), _MM_HINT_T1)
+#elif defined(_MSC_VER) && !defined(__clang__)
+#define FD_PREFETCH(at) __prefetch2(at, 2) /* pldl2keep */
+#else
+#define FD_PREFETCH(at) __builtin_prefetch(at, 0, 2)
+#endif
+
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
 #define FD_BIG_ENDIAN 1
 #else

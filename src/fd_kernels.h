@@ -8,13 +8,24 @@
 #include "fastdrop.h"
 
 /*
+ * How a call treats memory, a set of
+ *
+ *   FD_HINT_BYPASS   no cache will hold y afterwards, so it is written around them
+ *   FD_HINT_FETCH    x and the residual come from afar: they are fetched while bits are made
+ */
+enum { FD_HINT_BYPASS = 1, FD_HINT_FETCH = 2 };
+
+/* Bytes between what is read and what is fetched meanwhile. 8192 did as well on Intel, 1024 and 16384
+ * worse on Zen 3. */
+enum { FD_AHEAD = 4096 };
+
+/*
  * y[j] from x[j], j in [0, n), for the elements first .. first+n-1 of the stream.
  * first + n <= 2^58. x and y are aligned to their element, and are the same array or do not
- * overlap; where the plain kernels' x is NULL, each x[j] is 1. bypass: no cache will hold y
- * afterwards, so it is written around them.
+ * overlap; where the plain kernels' x is NULL, each x[j] is 1.
  */
 typedef void fd_apply_fn(void *y, const void *x, uint64_t first, size_t n, const fd_stream *stream,
-                         const fd_values *values, int bypass);
+                         const fd_values *values, int hints);
 
 /*
  * Keep bits (1 = kept) of elements first .. first+n-1 into bits [begin, begin+n) of out; bit j of
@@ -25,7 +36,7 @@ typedef void fd_bits_fn(uint8_t *out, uint64_t begin, uint64_t first, size_t n,
 
 /* Dropout with its neighbours: see fd_fused. The rest is as for fd_apply_fn. */
 typedef void fd_fused_fn(void *y, const void *x, uint64_t first, size_t n, const fd_stream *stream,
-                         double scale, const fd_fused *fused, int bypass);
+                         double scale, const fd_fused *fused, int hints);
 
 /*
  * Gaussian noise: y[j] = x[j] * (1 + sd * z), or where additive x[j] + sd * z, with z the stream's
@@ -36,16 +47,17 @@ typedef void fd_fused_fn(void *y, const void *x, uint64_t first, size_t n, const
 typedef void fd_noise_fn(void *y, const void *x, uint64_t first, size_t n, const fd_stream *stream,
                          double sd, int additive);
 
-/* Keep bits of short runs, put together in a strip of words: see fd_runs in fd_bits.h. */
+/* Keep bits of short runs, put together in a strip of words: see fd_runs in fd_bits.h. Meanwhile memory at
+ * schedule->ahead.x is fetched, for elements of `item` bytes; 0: none. */
 struct fd_runs;
 struct fd_schedule;
-typedef void fd_gather_fn(uint64_t *strip, const struct fd_runs *runs,
-                          struct fd_schedule *schedule);
+typedef void fd_gather_fn(uint64_t *strip, const struct fd_runs *runs, struct fd_schedule *schedule,
+                          size_t item);
 
 /*
  * y[j] from x[j], j in [0, n), by given keep bits from bit i on: what the plain kernels do or, where
- * affine is not 0, what the affine ones do. bypass only where the element of each multiple of 64 bits is aligned to 64 bytes, and then
- * fence() follows the last call; affine calls have none.
+ * affine is not 0, what the affine ones do. bypass only where the element of each multiple of 64 bits is
+ * aligned to 64 bytes, and then fence() follows the last call; affine calls have none.
  */
 typedef void fd_given_fn(void *y, const void *x, const uint64_t *keep, unsigned i, unsigned n,
                          const fd_values *values, int affine, int bypass);

@@ -78,10 +78,12 @@ FD_INLINE void fd_group_tag(v_pair *p01, v_pair *p23, const fd_group *g, const f
     *p23 = v_pair_of(v_mul(c0, FD_PHILOX_M0), c3);
 }
 
-/* Keep bits of one group, ties counted as dropped, and the ties themselves. */
-FD_NOINLINE void fd_group_bits(uint64_t *keep, uint64_t *tied, const fd_schedule *s, v_word c0) {
+/* Keep bits of one group, ties counted as dropped, and the ties themselves; what lies ahead is fetched. */
+FD_INLINE void fd_group_bits(uint64_t *keep, uint64_t *tied, const fd_schedule *s, v_word c0,
+                             fd_ahead *ahead) {
     fd_group g;
     v_pair u01, u23, keep01, keep23, tied01, tied23;
+    if (ahead) fd_fetch(ahead);
     fd_group_begin(&g, s, c0);
     fd_group_tag(&keep01, &keep23, &g, s, s->last_plane);
     tied01 = keep01, tied23 = keep23;
@@ -94,6 +96,7 @@ FD_NOINLINE void fd_group_bits(uint64_t *keep, uint64_t *tied, const fd_schedule
     }
     for (int plane = s->last_plane - 1; plane >= 0; plane--) {
         fd_group_tag(&u01, &u23, &g, s, plane);
+        if (ahead) fd_fetch(ahead);
         if (fd_schedule_bit(s, plane)) {
             keep01 = v_and(keep01, u01), keep23 = v_and(keep23, u23);
             tied01 = v_and(tied01, u01), tied23 = v_and(tied23, u23);
@@ -104,6 +107,17 @@ FD_NOINLINE void fd_group_bits(uint64_t *keep, uint64_t *tied, const fd_schedule
     }
     v_put(keep, keep01, keep23);
     if (s->tails) v_put(tied, tied01, tied23);
+}
+
+FD_NOINLINE void fd_group_bits_alone(uint64_t *keep, uint64_t *tied, const fd_schedule *s,
+                                     v_word c0) {
+    fd_group_bits(keep, tied, s, c0, NULL);
+}
+
+FD_NOINLINE void fd_group_bits_fetching(uint64_t *keep, uint64_t *tied, fd_schedule *s, v_word c0) {
+    fd_ahead ahead = s->ahead;
+    fd_group_bits(keep, tied, s, c0, &ahead);
+    s->ahead = ahead;
 }
 
 /*
@@ -144,10 +158,16 @@ FD_NOINLINE void fd_tile_tails(uint64_t *keep, const fd_tile *tile, fd_schedule 
     }
 }
 
-FD_INLINE void fd_tile_group(uint64_t *keep, fd_tile *tile, const fd_schedule *s, unsigned group) {
+FD_INLINE void fd_tile_group(uint64_t *keep, fd_tile *tile, fd_schedule *s, unsigned group) {
     const unsigned first = group * V_BLOCKS;
-    fd_group_bits(keep + group * FD_GROUP_WORDS, tile->tied + group * FD_GROUP_WORDS, s,
-                  tile->in_order ? v_iota(tile->block[0] + first) : v_words(tile->block + first));
+    const v_word c0 =
+        tile->in_order ? v_iota(tile->block[0] + first) : v_words(tile->block + first);
+    keep += group * FD_GROUP_WORDS;
+    uint64_t *tied = tile->tied + group * FD_GROUP_WORDS;
+    if (s->ahead.lines)
+        fd_group_bits_fetching(keep, tied, s, c0);
+    else
+        fd_group_bits_alone(keep, tied, s, c0);
 }
 
 FD_INLINE int fd_touches(unsigned group, unsigned lo, unsigned hi) {
@@ -184,13 +204,21 @@ static void FD_CAT(fd_bits, FD_ISA)(uint8_t *out, uint64_t begin, uint64_t first
 }
 
 /* Keep bits of short runs: see fd_runs. */
-static void FD_CAT(fd_gather, FD_ISA)(uint64_t *strip, const fd_runs *runs, fd_schedule *s) {
+static void FD_CAT(fd_gather, FD_ISA)(uint64_t *strip, const fd_runs *runs, fd_schedule *s,
+                                      size_t item) {
     fd_tile tile;
-    uint64_t keep[FD_TILE_WORDS + 2];
-    memset(keep, 0, sizeof keep);
-    fd_tile_list(&tile, s, runs);
-    fd_tile_bits(keep, &tile, s, 0, runs->n_blocks * FD_BLOCK);
+    uint64_t bits[1 + FD_TILE_WORDS + 2], *const keep = bits + 1;
     unsigned to = runs->to;
+    fd_schedule_fetch(s, FD_GROUP * item);
+    fd_tile_list(&tile, s, runs);
+    memset(bits, 0, sizeof bits);
+    fd_tile_bits(keep, &tile, s, 0, runs->n_blocks * FD_BLOCK);
+    if (runs->in_order) {
+        bits[0] = strip[to / 64] << 1 << (63 - to % 64);
+        fd_shift_keep(strip + to / 64, bits, to % 64);
+        strip[to / 64 + FD_TILE_WORDS] = keep[FD_TILE_WORDS - 1] >> 1 >> (63 - to % 64);
+        return;
+    }
     uint64_t word = strip[to / 64]; /* of the strip, being filled */
     for (const fd_run *r = runs->run; r < runs->run + runs->n_runs; r++) {
         unsigned from = r->from, n = r->n, at = to % 64;

@@ -8,6 +8,15 @@
 #include "fd_stream.h"
 
 /*
+ * Memory that will be read some thousand bytes on. It is fetched while bits are made, a few lines a plane,
+ * so that bits do not wait for memory nor memory for bits.
+ */
+typedef struct {
+    const char *x, *residual; /* NULL: none */
+    unsigned lines;           /* of 64 bytes, a plane, of each */
+} fd_ahead;
+
+/*
  * What the lanes of a group of blocks share, worked out once in scalar code. All blocks of a group
  * have the same key, position and high block bits, and planes differ in nothing but the tag, so
  *
@@ -30,6 +39,7 @@ typedef struct fd_schedule {
     uint64_t drop_threshold;
     int last_plane; /* the least significant plane that is read; -1: none (p = 0 or 1) */
     int tails;      /* whether ties are settled by tails */
+    fd_ahead ahead; /* what is fetched while the next group's bits are made */
 } fd_schedule;
 
 /* The scalars of one block_high for tag t. */
@@ -62,6 +72,24 @@ FD_INLINE void fd_schedule_init(fd_schedule *s, const fd_stream *stream) {
     else
         s->last_plane = s->tails ? FD_PLANES - 1 : 39 - (int)fd_ctz64(d);
     fd_schedule_planes(s, 0);
+    memset(&s->ahead, 0, sizeof s->ahead);
+}
+
+/* Shares what is fetched, so many bytes a group, out over the group's planes. */
+FD_INLINE void fd_schedule_fetch(fd_schedule *s, size_t n_bytes) {
+    const unsigned planes = (unsigned)s->last_plane + 1;
+    if (planes) s->ahead.lines = ((unsigned)n_bytes / 64 + planes - 1) / planes;
+}
+
+/* The lines of one plane. */
+FD_INLINE void fd_fetch(fd_ahead *ahead) {
+    const size_t n_bytes = 64 * (size_t)ahead->lines;
+    for (size_t at = 0; at < n_bytes; at += 64) FD_PREFETCH(ahead->x + at);
+    ahead->x += n_bytes;
+    if (ahead->residual) {
+        for (size_t at = 0; at < n_bytes; at += 64) FD_PREFETCH(ahead->residual + at);
+        ahead->residual += n_bytes;
+    }
 }
 
 /* Whether plane t's bit of D is 1. */

@@ -441,6 +441,11 @@ static _Noreturn void mismatch(const apply_call *c, const char *what) {
          c->in_place ? ", in place" : "", c->bypass ? ", around the caches" : "");
 }
 
+/* Every other call fetches its arrays ahead. */
+static int hints(int bypass) {
+    return (bypass ? FD_HINT_BYPASS : 0) | (calls % 2 ? FD_HINT_FETCH : 0);
+}
+
 static const uint64_t one[FD_DTYPES] = {0x3C00, 0x3F80, 0x3F800000, 0x3FF0000000000000};
 
 static void check_apply(const apply_call *c) {
@@ -466,7 +471,7 @@ static void check_apply(const apply_call *c) {
         k->fence();
     } else {
         (c->affine ? k->affine : k->plain)[d](y, from, c->first, c->n, &c->stream, &c->values,
-                                              c->bypass);
+                                              hints(c->bypass));
     }
     calls++;
 
@@ -738,7 +743,7 @@ static void check_fused(const fused_call *c) {
                        &c->stream, c->scale, &fused);
     } else {
         (c->backward ? c->kernels->bias_grad : c->kernels->residual)[d](
-            y, x, c->first, c->n, &c->stream, c->scale, &fused, c->bypass);
+            y, x, c->first, c->n, &c->stream, c->scale, &fused, hints(c->bypass));
     }
     calls++;
 
@@ -1076,6 +1081,9 @@ static const geometry geometries[] = {
     {2, 1, {1500, 2}, {1, 0}},    /* short shared runs */
     {2, 77, {9, 300}, {1000, 1}}, /* a window of columns */
     {2, 77, {3, 2500}, {9000, 1}},
+    {2, 256, {9, 512}, {4096, 1}}, /* rows of whole blocks */
+    {2, 128, {7, 384}, {0, 1}},    /* one such row for all rows */
+    {2, 1024, {9, 300}, {384, 1}}, /* rows that begin with a block and end within one */
     {3, 77, {6, 9, 50}, {6000, 60, 1}},
     {4, 3, {3, 5, 4, 30}, {4, 0, 1, 0}},
     {4, 0, {5, 1, 6, 7}, {42, 42, 7, 1}}, /* contiguous after all */
