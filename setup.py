@@ -73,16 +73,22 @@ CYTHON = [
     "layer",
 ]
 PYTHON = ["functional"]  # compiled all the same, for its calls are short; see functional.pxd
-HEADERS = sorted(map(str, [*Path("src").glob("*.h"), *Path("fastdrop").glob("*.pxd")]))
+HEADERS = sorted(
+    map(
+        str,
+        [*Path("src").glob("*.h"), *Path("fastdrop").glob("*.h"), *Path("fastdrop").glob("*.pxd")],
+    )
+)
 
 
 def module(source, *more):
     return Extension(
         f"fastdrop.{Path(source).stem}",
         [source, *more],
-        include_dirs=["src", np.get_include()],
+        include_dirs=["src", "fastdrop", np.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         extra_link_args=LINK.get(sys.platform, []),
+        libraries=["synchronization"] if sys.platform == "win32" else [],  # pool.h waits with it
         depends=HEADERS,
     )
 

@@ -5,9 +5,19 @@ A call is a `Job`. It is run at once where it is short, without the GIL where it
 threads where it is large.
 """
 
+from libc.math cimport floor, sqrt
 from libc.string cimport memcpy
 
-from fastdrop import parallel
+import threading
+
+from fastdrop import threads
+
+cdef extern from "pool.h" nogil:
+    ctypedef void fd_work(const void *context, uint64_t begin, uint64_t n) noexcept nogil
+    void fd_pool_serve()
+    bint fd_pool_run(fd_work *work, const void *context, uint64_t n, uint64_t size, int workers)
+    bint fd_pool_hire(int enough)
+    void fd_pool_fire()
 
 cdef extern from "numpy/arrayobject.h":
     enum:
@@ -30,9 +40,12 @@ cdef const fd_kernels *in_use = fd_widest()
 cdef enum:
     NOGIL_FROM = 1 << 18
 
-# Bytes of output from which a call is split; below it two threads were slower (bench/README.md).
-SPLIT_FROM_BYTES = 8 << 20
-cdef double split_from_bytes = SPLIT_FROM_BYTES
+# Bytes of output that are worth waking a thread. A call of n bytes gets sqrt(n / GRAIN) threads, for k
+# of them cost k wake-ups and save n (1 - 1/k); but none where they do not save 12 grains, which is what a
+# call costs that finds its workers asleep and the caches cold (bench/README.md). No claim is for less
+# than a grain.
+GRAIN = 64 << 10
+cdef double grain_bytes = GRAIN
 
 
 def isas():
@@ -56,10 +69,10 @@ def set_isa(name):
     return False
 
 
-def split_from(double n_bytes):
-    """Split calls from so many bytes of output on; returns the former number. For tests."""
-    global split_from_bytes
-    before, split_from_bytes = split_from_bytes, n_bytes
+def set_grain(double n_bytes):
+    """Set the bytes of output that a claim is worth; returns the former number. For tests."""
+    global grain_bytes
+    before, grain_bytes = grain_bytes, n_bytes
     return before
 
 
@@ -147,30 +160,65 @@ cdef void set_window(Job *job, int ndim, const uint64_t *sizes, const uint64_t *
     fd_window_init(&job.window, ndim, sizes, steps, first)
 
 
-cdef class Split:
-    """A job that several threads do ranges of."""
+cdef void do_range(const void *job, uint64_t begin, uint64_t n) noexcept nogil:
+    (<const Job *>job).kernel(<const Job *>job, begin, n)
 
-    cdef Job job
 
-    def __call__(self, uint64_t begin, uint64_t n):
-        if self.job.kernel == NULL:  # not of run's making
-            raise TypeError("a Split is made by kernels.run alone")
-        with nogil:
-            self.job.kernel(&self.job, begin, n)
+def serve():
+    """What a worker does, for ever."""
+    with nogil:
+        fd_pool_serve()
+
+
+cdef int start_workers(int n) except -1:
+    """Start workers until there are n, or no thread can be had."""
+    while fd_pool_hire(n):
+        try:
+            threading.Thread(target=serve, name="fastdrop", daemon=True).start()
+        except BaseException as error:
+            fd_pool_fire()
+            # no memory, no thread left, or the interpreter is shutting down
+            if isinstance(error, (MemoryError, RuntimeError)):
+                return 0
+            raise
+    return 0
+
+
+cdef double bytes_of_work(const Job *job) noexcept nogil:
+    """Bytes that an element counts as: those of output, but bits are few for the work that they are."""
+    return 1.0 if job.kernel == bits else item_bytes(job.dtype)
+
+
+cdef int threads_for(double n_bytes) except -1:
+    """How many threads a call is worth."""
+    cdef double grains = n_bytes / grain_bytes, n
+    if grains < 16:
+        return 1
+    n = min(<double>threads.get_num_threads(), floor(sqrt(grains)))
+    return <int>n if grains * (1 - 1 / n) >= 12 else 1
 
 
 cdef int run(Job *job, uint64_t unit=FD_TILE) except -1:
     """Do a job, in ranges of multiples of the unit. Its memory must stay where it is meanwhile."""
-    cdef double item = 0.125 if job.kernel == bits else item_bytes(job.dtype)
-    cdef Split split
+    cdef int n_threads = threads_for(job.size * bytes_of_work(job))
     job.isa = in_use
-    if job.size * item >= split_from_bytes:
-        split = Split.__new__(Split)
-        split.job = job[0]
-        parallel.run(split, job.size, item, unit)
-    elif job.size >= NOGIL_FROM:
+    if n_threads > 1:
+        start_workers(n_threads - 1)
+    if job.size >= NOGIL_FROM:
         with nogil:
-            job.kernel(job, 0, job.size)
+            do_all(job, unit, n_threads)
     elif job.size:
-        job.kernel(job, 0, job.size)
+        do_all(job, unit, n_threads)
     return 0
+
+
+cdef void do_all(const Job *job, uint64_t unit, int n_threads) noexcept nogil:
+    """Do a job in so many threads."""
+    cdef uint64_t units
+    if n_threads > 1:
+        # four claims a thread, so that all end together, but none below the grain
+        units = max(job.size // (4 * n_threads * unit),
+                    <uint64_t>(grain_bytes / (unit * bytes_of_work(job))), 1)
+        if fd_pool_run(do_range, job, job.size, units * unit, n_threads - 1):
+            return
+    job.kernel(job, 0, job.size)

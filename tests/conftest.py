@@ -54,12 +54,11 @@ def dtype(request):
 
 
 @pytest.fixture
-def split_small_calls(monkeypatch):
+def split_small_calls():
     """Split even calls of a few tiles over threads."""
-    monkeypatch.setattr(fd.parallel, "RANGE_BYTES", 1)
-    before = fd.kernels.split_from(1)
+    before = fd.kernels.set_grain(1)
     yield
-    fd.kernels.split_from(before)
+    fd.kernels.set_grain(before)
 
 
 def bits_of(a):

@@ -384,8 +384,6 @@ def test_odd_arguments_that_reach_compiled_code():
     with pytest.raises(ValueError, match="unknown"):
         fd.set_isa("baseline\0junk")
     fd.set_isa(np.str_(fd.get_isa()))
-    with pytest.raises(TypeError):
-        fd.kernels.Split()(0, 1)
     with pytest.raises(ValueError, match=r"2\*\*58"):
         fd.Mask.from_dict({**fd.Mask(0, 0, (0, 3)).to_dict(), "strides": [2**63, 1]})
     gen = fd.Generator(0)

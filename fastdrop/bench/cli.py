@@ -79,7 +79,7 @@ def _parser() -> _Parser:
     )
     add = parser.add_argument
     add("--tables", action="store_true", help="contenders over sizes, a table a dtype and p")
-    add("--scaling", action="store_true", help="256 MiB over 1, 2, 4, ... threads")
+    add("--scaling", action="store_true", help="1 to 256 MiB over 1, 2, 4, ... threads")
     add("--odd", action="store_true", help="odd shapes against an aligned contiguous one")
     add("--targets", action="store_true", help="the figures that fastdrop is held to")
     rest = "those of shared axes, dropout_add and Gaussian noise"
@@ -163,7 +163,12 @@ def _measure(
     """Run the sections, and print each as soon as it is known."""
     effort = QUICK if args.quick else FULL
     cases = [(dtype, p, _sizes(args, dtype)) for dtype in _dtypes(args) for p in args.p or RATES]
-    steps = {"tables": sum(len(c[2]) for c in cases), "scaling": 1, "odd": 2, "targets": 7}
+    steps = {
+        "tables": sum(len(c[2]) for c in cases),
+        "scaling": scaling.STEPS,
+        "odd": 2,
+        "targets": 8,
+    }
     steps |= {"family": family.STEPS, "integrations": integrations.STEPS}
     steps |= {"trainer": trainer.STEPS}
     with _Progress(sum(steps[name] for name in sections)) as progress:
@@ -179,9 +184,8 @@ def _measure(
         if "scaling" in sections:
             cpus = max(args.threads, environment.available_cpus())
             results["scaling"] = scaling.run(cpus, effort, progress.step)
-            size = environment.in_bytes(scaling.N_BYTES)
             body = report.scaling(results["scaling"])
-            progress.say(f"Over threads: float32, {size}, out=\n\n{body}")
+            progress.say(f"Over threads: float32, out=; GB/s, and times one thread\n\n{body}")
         fd.set_num_threads(1)
         if "odd" in sections:
             results["odd"] = odd.run(effort, progress.step)

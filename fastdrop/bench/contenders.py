@@ -233,7 +233,7 @@ def threaded_copy(threads: int) -> Contender:
         names,
         "copy",
         "x and y are lists of as many pieces",
-        from_bytes=fd.kernels.SPLIT_FROM_BYTES,
+        from_bytes=16 * fd.kernels.GRAIN,  # below which fastdrop uses one, too
         as_array=lambda value, case: case.y,
     )
 

@@ -29,7 +29,6 @@ SEQUENCE = (70, 80, 1150)  # T, B, F
 ROW = 512  # elements of a row of dropout_add, and of its bias
 MANY = 1 << 10  # decisions that are not all the same
 ADD_MIB = (1, 8, 64, 256)
-ADD_MUST_FROM = 64  # MiB from which dropout_add is held to the speed of memory
 NOISE_MIB = (1, 64)
 NOISE_P, STDDEV = 0.5, 0.1  # of gaussian_dropout, of gaussian_noise
 STEPS = 2 * len(RATES) + len(ADD_MIB) * len(RATES) + len(NOISE_MIB)  # that `run` tells of
@@ -55,7 +54,7 @@ EXPRESSIONS = {
 }
 
 SHARED_MUST = 1.3  # times copying
-ADD_MUST = 1.25  # times its bytes at the speed of copying
+ADD_MUST = {64: 1.0, 256: 1.25}  # by MiB: times its bytes at the speed of copying
 NOISE_MUST = 3.0  # times as fast as NumPy
 
 
@@ -223,7 +222,7 @@ def _dropout_add(mib: int, p: float, effort: Effort) -> list[Figure]:
     }
     t = measure_case(who, case, effort)
     copy, n = t["copy"], case.n
-    must = ADD_MUST if mib >= ADD_MUST_FROM else None
+    must = ADD_MUST.get(mib)  # within the caches it is bound by arithmetic
     at = f"{mib} MiB p={p}:"
     return [
         _figure(

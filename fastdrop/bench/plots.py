@@ -173,34 +173,38 @@ def _trainer(results: Results) -> Any:
 
 def _scaling(results: Results) -> Any:
     points = results["scaling"]
-    size = in_bytes(points[0]["n_bytes"])
-    figure, (left, right) = _figure(
-        f"Dropout of float32, {size}: scaling over threads", _subtitle(results, threads=False), 2
+    sizes = sorted({point["n_bytes"] for point in points})
+    counts = sorted({point["threads"] for point in points})
+    figure, panels = _figure(
+        "Dropout of float32 over threads: GB/s read and written",
+        _subtitle(results, threads=False),
+        len(sizes),
+        shared=True,
     )
     curves = {
-        "copy": ("copy in as many threads", "#000000", "--"),
+        "copy": ("np.copyto of pieces", "#000000", "--"),
+        "torch copy": ("torch's copy", "#D55E00", "--"),
         "fastdrop p=0.5": ("fastdrop, p = 0.5", "#0072B2", "-"),
         "fastdrop p=0.1": ("fastdrop, p = 0.1", "#56B4E9", "-"),
     }
-    counts = sorted({point["threads"] for point in points})
-    gains: list[End] = []
-    for name, (label, colour, dashes) in curves.items():
-        line = sorted((p for p in points if p["curve"] == name), key=lambda p: p["threads"])
-        look: dict[str, Any] = {"color": colour, "lw": 2.4, "marker": "o", "clip_on": False}
-        left.plot(counts, [point["gb_per_s"] for point in line], dashes, **look)
-        right.plot(counts, [point["speedup"] for point in line], dashes, **look)
-        gains.append((line[-1]["speedup"], label, colour))
-    right.plot(counts, counts, ":", color="#999999", lw=1.6)
-    gains.append((float(counts[-1]), "ideal", "#777777"))
-    for panel in (left, right):
-        panel.set_xticks(counts)
+    ends: list[End] = []
+    for panel, n_bytes in zip(panels, sizes, strict=True):
+        for name, (label, colour, dashes) in curves.items():
+            line = [p for p in points if (p["curve"], p["n_bytes"]) == (name, n_bytes)]
+            line.sort(key=lambda p: p["threads"])
+            if not line:
+                continue
+            heights = [point["gb_per_s"] for point in line]
+            look: dict[str, Any] = {"color": colour, "lw": 2.2, "marker": "o", "clip_on": False}
+            panel.plot(range(len(counts)), heights, dashes, **look)
+            if n_bytes == sizes[-1]:
+                ends.append((heights[-1], label, colour))
+        panel.set_xticks(range(len(counts)), [str(n) for n in counts])
+        panel.set_xlim(0, max(1, len(counts) - 1))
         panel.set_xlabel("threads", color=INK)
-        panel.set_xlim(counts[0], counts[-1])
-    left.set_ylim(0, 1.1 * max(point["gb_per_s"] for point in points))
-    right.set_ylim(0, 1.1 * max(counts[-1], *(point["speedup"] for point in points)))
-    left.set_title("GB/s read and written", color=INK, fontsize=12)
-    right.set_title("times one thread", color=INK, fontsize=12)
-    _label_ends(right, gains)
+        panel.set_title(in_bytes(n_bytes), color=INK, fontsize=12)
+    panels[0].set_ylim(0, 1.05 * max(point["gb_per_s"] for point in points))
+    _label_ends(panels[-1], ends)
     return figure
 
 

@@ -136,17 +136,18 @@ def _cell(row: Row | None, with_ratio: bool) -> str:
 
 
 def scaling(points: Sequence[Point]) -> str:
-    """Return the scaling over threads: GB/s, and times one thread."""
+    """Return the scaling over threads, size by size: GB/s, and times one thread."""
     curves = list(dict.fromkeys(point["curve"] for point in points))
-    at = {(point["threads"], point["curve"]): point for point in points}
-    lines = [f"{'threads':17}" + "".join(f"{curve:>20}" for curve in curves)]
-    for threads in dict.fromkeys(point["threads"] for point in points):
+    at = {(point["n_bytes"], point["threads"], point["curve"]): point for point in points}
+    lines = [f"{'':10}{'threads':>8}" + "".join(f"{curve:>20}" for curve in curves)]
+    for n_bytes, threads in dict.fromkeys((p["n_bytes"], p["threads"]) for p in points):
         cells = []
         for curve in curves:
-            point = at[threads, curve]
+            point = at[n_bytes, threads, curve]
             mark = "~" if point["noisy"] else ""
             cells.append(f"{mark}{figure(point['gb_per_s'])} GB/s {times(point['speedup']):>6}")
-        lines.append(f"{threads:>7}{'':10}" + "".join(f"{cell:>20}" for cell in cells))
+        size = in_bytes(n_bytes) if threads == 1 else ""
+        lines.append(f"{size:>10}{threads:>8}" + "".join(f"{cell:>20}" for cell in cells))
     return "\n".join(lines)
 
 

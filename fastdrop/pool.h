@@ -1,0 +1,220 @@
+/*
+ * One call split over threads: workers that wait, and how they are handed a call.
+ *
+ * The workers are Python threads (threads.py starts them), so that fork, exit and tracing are the
+ * interpreter's affair; but they spend their lives in fd_pool_serve, without the GIL, and are handed a
+ * call by one atomic and one system call for all of them. Nothing here calls Python, raises or
+ * allocates: a call can neither fail nor be interrupted half-way.
+ *
+ * A call is cut into ranges, which the caller and the workers claim from one counter until none is
+ * left. A worker that comes late finds nothing. One call has the pool at a time; any other does its own
+ * work. For one translation unit: kernels.pyx.
+ */
+#ifndef FD_POOL_H
+#define FD_POOL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- atomics, all sequentially consistent ------------------------------------------------------ */
+
+#if defined(_MSC_VER) && !defined(__clang__)
+#include <intrin.h>
+#define FD_ALIGNED __declspec(align(128))
+#define fd_load(at) ((int32_t)_InterlockedOr((volatile long *)(at), 0))
+#define fd_store(at, v) ((void)_InterlockedExchange((volatile long *)(at), (long)(v)))
+#define fd_add(at, v) ((int32_t)_InterlockedExchangeAdd((volatile long *)(at), (long)(v)))
+#define fd_swap(at, old, new_) \
+    (_InterlockedCompareExchange((volatile long *)(at), (long)(new_), (long)(old)) == (long)(old))
+#define fd_add64(at, v) \
+    ((uint64_t)_InterlockedExchangeAdd64((volatile __int64 *)(at), (__int64)(v)))
+#define fd_load_pointer(at) _InterlockedCompareExchangePointer((void *volatile *)(at), NULL, NULL)
+#define fd_store_pointer(at, v) ((void)_InterlockedExchangePointer((void *volatile *)(at), v))
+#else
+#define FD_ALIGNED __attribute__((aligned(128)))
+#define fd_load(at) __atomic_load_n(at, __ATOMIC_SEQ_CST)
+#define fd_store(at, v) __atomic_store_n(at, v, __ATOMIC_SEQ_CST)
+#define fd_add(at, v) __atomic_fetch_add(at, v, __ATOMIC_SEQ_CST)
+#define fd_swap(at, old, new_) \
+    __atomic_compare_exchange_n(at, &(int32_t){old}, new_, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)
+#define fd_add64(at, v) __atomic_fetch_add(at, v, __ATOMIC_SEQ_CST)
+#define fd_load_pointer(at) __atomic_load_n(at, __ATOMIC_SEQ_CST)
+#define fd_store_pointer(at, v) __atomic_store_n(at, v, __ATOMIC_SEQ_CST)
+#endif
+
+static inline void fd_pause(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(_M_X64) || defined(_M_IX86)
+    _mm_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb");
+#endif
+}
+
+/* ---- waiting until a number changes ------------------------------------------------------------ */
+
+static void fd_pool_forget(void);
+
+#ifndef _WIN32
+#include <pthread.h>
+#include <signal.h>
+#endif
+
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#ifndef SYS_futex
+#define SYS_futex SYS_futex_time64 /* 32-bit systems whose time has 64 bits from the start */
+#endif
+static void fd_wait(int32_t *at, int32_t seen) {
+    syscall(SYS_futex, at, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+}
+static void fd_wake(int32_t *at, int n) {
+    syscall(SYS_futex, at, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
+}
+static void fd_wait_forget(void) {}
+
+#elif defined(_WIN32)
+#include <windows.h>
+static void fd_wait(int32_t *at, int32_t seen) { WaitOnAddress(at, &seen, sizeof seen, INFINITE); }
+static void fd_wake(int32_t *at, int n) {
+    (void)n;
+    WakeByAddressAll(at);
+}
+
+#else
+static pthread_mutex_t fd_wait_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t fd_wait_changed = PTHREAD_COND_INITIALIZER;
+static void fd_wait(int32_t *at, int32_t seen) {
+    pthread_mutex_lock(&fd_wait_lock);
+    if (fd_load(at) == seen) pthread_cond_wait(&fd_wait_changed, &fd_wait_lock);
+    pthread_mutex_unlock(&fd_wait_lock);
+}
+static void fd_wake(int32_t *at, int n) {
+    (void)at, (void)n;
+    pthread_mutex_lock(&fd_wait_lock);
+    pthread_cond_broadcast(&fd_wait_changed);
+    pthread_mutex_unlock(&fd_wait_lock);
+}
+static void fd_wait_forget(void) {
+    fd_wait_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    fd_wait_changed = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+}
+#endif
+
+/* ---- the pool ---------------------------------------------------------------------------------- */
+
+typedef void fd_work(const void *context, uint64_t begin, uint64_t n);
+
+/* A call. It lies on its caller's stack. */
+typedef struct {
+    fd_work *work;
+    const void *context;
+    uint64_t n, size;         /* elements, and of a range */
+    FD_ALIGNED uint64_t next; /* the first that nobody has claimed */
+} fd_split;
+
+/* Turns of waiting before a thread asks the system to be woken: 10 to 30 us. */
+enum { FD_SPINS = 300 };
+
+static struct {
+    FD_ALIGNED int32_t turn;   /* changes with each call; what the workers wait for */
+    int32_t places;            /* workers that may still take part */
+    const fd_split *call;      /* NULL: none, or it is over */
+    FD_ALIGNED int32_t inside; /* workers that may look at the call */
+    int32_t caller_waits;
+    FD_ALIGNED int32_t asleep; /* workers that the system has to wake */
+    int32_t busy;              /* whether a call has the pool */
+    int32_t workers;           /* started, or about to be */
+} fd_pool;
+
+static void fd_do_ranges(const fd_split *call) {
+    uint64_t *next = (uint64_t *)&call->next;
+    for (uint64_t at; (at = fd_add64(next, call->size)) < call->n;)
+        call->work(call->context, at, call->n - at < call->size ? call->n - at : call->size);
+}
+
+/* Waits until a number is no longer what was seen. */
+static void fd_wait_spinning(int32_t *at, int32_t seen, int32_t *waits) {
+    for (int i = 0; i < FD_SPINS && fd_load(at) == seen; i++) fd_pause();
+    if (fd_load(at) != seen) return;
+    fd_add(waits, 1);
+    while (fd_load(at) == seen) fd_wait(at, seen);
+    fd_add(waits, -1);
+}
+
+/* Signals are for threads that run Python: CPython overlooks one that came to another until it next
+ * switches threads. What a kernel's own fault would raise stays. */
+static void fd_block_signals(void) {
+#ifndef _WIN32
+    sigset_t blocked;
+    sigfillset(&blocked);
+    sigdelset(&blocked, SIGSEGV), sigdelset(&blocked, SIGBUS);
+    sigdelset(&blocked, SIGFPE), sigdelset(&blocked, SIGILL);
+    pthread_sigmask(SIG_SETMASK, &blocked, NULL);
+#endif
+}
+
+/* What a worker does, for ever. */
+static void fd_pool_serve(void) {
+    fd_block_signals();
+    for (int32_t seen = fd_load(&fd_pool.turn) - 1;;) {
+        fd_wait_spinning(&fd_pool.turn, seen, &fd_pool.asleep);
+        seen = fd_load(&fd_pool.turn);
+        /* whoever is inside before the call is over is waited for, so the call is there to be read */
+        fd_add(&fd_pool.inside, 1);
+        const fd_split *call = (const fd_split *)fd_load_pointer(&fd_pool.call);
+        if (call && fd_add(&fd_pool.places, -1) > 0) fd_do_ranges(call);
+        if (fd_add(&fd_pool.inside, -1) == 1 && fd_load(&fd_pool.caller_waits))
+            fd_wake(&fd_pool.inside, 1);
+    }
+}
+
+/* Does a call in ranges of `size` elements, with so many workers at most. Returns 0 where another has the
+ * pool: then nothing is done. */
+static int fd_pool_run(fd_work *work, const void *context, uint64_t n, uint64_t size, int workers) {
+    fd_split call = {work, context, n, size, 0};
+    if (!fd_swap(&fd_pool.busy, 0, 1)) return 0;
+    fd_store(&fd_pool.places, workers);
+    fd_store_pointer(&fd_pool.call, &call);
+    fd_add(&fd_pool.turn, 1);
+    if (fd_load(&fd_pool.asleep)) fd_wake(&fd_pool.turn, workers);
+    fd_do_ranges(&call);
+    fd_store_pointer(&fd_pool.call, NULL);
+    for (int32_t inside; (inside = fd_load(&fd_pool.inside)) != 0;)
+        fd_wait_spinning(&fd_pool.inside, inside, &fd_pool.caller_waits);
+    fd_store(&fd_pool.busy, 0);
+    return 1;
+}
+
+/* Takes the place of a worker that is to be started; 0 where there are enough. */
+static int fd_pool_hire(int enough) {
+    for (int32_t now; (now = fd_load(&fd_pool.workers)) < enough;)
+        if (fd_swap(&fd_pool.workers, now, now + 1)) {
+#ifndef _WIN32
+            if (now == 0) {
+                static int32_t registered;
+                if (fd_swap(&registered, 0, 1)) pthread_atfork(NULL, NULL, fd_pool_forget);
+            }
+#endif
+            return 1;
+        }
+    return 0;
+}
+
+/* That worker could not be started. */
+static void fd_pool_fire(void) { fd_add(&fd_pool.workers, -1); }
+
+/* In a forked child: the workers are not here, nor is whoever had the pool. */
+static void fd_pool_forget(void) {
+#ifndef _WIN32
+    fd_wait_forget();
+#endif
+    fd_pool.call = NULL;
+    fd_pool.places = fd_pool.inside = fd_pool.caller_waits = 0;
+    fd_pool.asleep = fd_pool.busy = fd_pool.workers = 0;
+}
+
+#endif
