@@ -73,12 +73,7 @@ CYTHON = [
     "layer",
 ]
 PYTHON = ["functional"]  # compiled all the same, for its calls are short; see functional.pxd
-HEADERS = sorted(
-    map(
-        str,
-        [*Path("src").glob("*.h"), *Path("fastdrop").glob("*.h"), *Path("fastdrop").glob("*.pxd")],
-    )
-)
+HEADERS = [*Path("src").glob("*.h"), *Path("fastdrop").glob("*.h"), *Path("fastdrop").glob("*.pxd")]
 
 
 def module(source, *more):
@@ -89,7 +84,7 @@ def module(source, *more):
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         extra_link_args=LINK.get(sys.platform, []),
         libraries=["synchronization"] if sys.platform == "win32" else [],  # pool.h waits with it
-        depends=HEADERS,
+        depends=sorted(map(str, HEADERS)),
     )
 
 

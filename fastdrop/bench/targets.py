@@ -110,7 +110,7 @@ def _on_intel() -> bool:
 
 
 def _in_cache_limits() -> tuple[float, float]:
-    """Limits of p = 0.1, all planes and the tails: AVX2 is held to copies twice as wide on Intel."""
+    """Limits of p = 0.1. On Intel AVX2 is held to copies of twice its width."""
     return 3.0 if _on_intel() and fd.get_isa() == "avx2" else 2.2, 1.6
 
 

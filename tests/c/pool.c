@@ -25,7 +25,7 @@ static void *serve(void *unused) {
 static void *caller(void *number) {
     uint32_t random = 7 + *(uint32_t *)number;
     unsigned char counts[LARGEST];
-    long shared = 0;
+    intptr_t shared = 0;
     for (int call = 0; call < CALLS; call++) {
         random = random * 1664525u + 1013904223u;
         const uint64_t n = 1 + (random >> 16) % LARGEST, size = 1 + (random >> 8) % 300;
@@ -47,13 +47,13 @@ static void *caller(void *number) {
 int main(void) {
     static uint32_t number[CALLERS] = {0, 1, 2};
     pthread_t worker, callers[CALLERS];
-    long shared = 0;
+    intptr_t shared = 0;
     while (fd_pool_hire(WORKERS)) pthread_create(&worker, NULL, serve, NULL);
     for (int i = 0; i < CALLERS; i++) pthread_create(&callers[i], NULL, caller, &number[i]);
     for (int i = 0; i < CALLERS; i++) {
         void *had;
         pthread_join(callers[i], &had);
-        shared += (long)had;
+        shared += (intptr_t)had;
     }
     puts(shared > CALLS / 10 ? "ok" : "hardly any call had the pool");
     return 0;
