@@ -33,7 +33,7 @@ from fastdrop.functional import (
     gaussian_noise,
     locked_dropout,
 )
-from fastdrop.generator import Generator, seed
+from fastdrop.generator import Generator, default_generator, seed
 from fastdrop.mask import Mask
 from fastdrop.noise import Noise
 from fastdrop.threads import get_num_threads, set_num_threads
@@ -46,6 +46,7 @@ __all__ = [
     "Noise",
     "alpha_dropout",
     "available_isas",
+    "default_generator",
     "drop_connect",
     "drop_connect_backward",
     "drop_path",

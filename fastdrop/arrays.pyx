@@ -60,7 +60,8 @@ cdef cnp.ndarray target_for(cnp.ndarray x, out):
     if type(out) is not cnp.ndarray and (
         not isinstance(out, cnp.ndarray) or isinstance(out, np.ma.MaskedArray)
     ):
-        raise TypeError(f"out must be a numpy.ndarray, not {type(out).__name__}")
+        remedy = f"; was training={out} meant?" if isinstance(out, (bool, np.bool_)) else ""
+        raise TypeError(f"out must be a numpy.ndarray, not {type(out).__name__}{remedy}")
     cdef cnp.ndarray y = out
     if not same_shape(x, y):
         raise ValueError(f"out has shape {out.shape}; the result has {(<object>x).shape}")
@@ -107,6 +108,17 @@ def _remedy(x, dtype, name):
     """Say what to do with what has a wrong dtype."""
     if type(x).__module__.startswith("autograd."):
         return f"fastdrop.autograd.dropout({name}) takes autograd's boxes"
+    if type(x).__module__.startswith("scipy.sparse"):
+        return (
+            f"{name}.data are the stored values, which dropout may be given (zeros stay zeros); "
+            f"{name}.toarray() are all"
+        )
+    if dtype.names is not None:
+        return f"give one field, as in {name}[{dtype.names[0]!r}]"
+    if dtype.kind == "O" and hasattr(x, "astype"):
+        return f"if it holds numbers alone, convert it, as in {name}.astype(np.float32)"
+    if dtype.char == "g":
+        return f"convert it, as in {name}.astype(np.float64), the widest that it takes"
     if isinstance(x, bytes | bytearray | memoryview):
         return f"read it, as in np.frombuffer({name}, np.float32)"
     if dtype.kind in "OSU" and not hasattr(x, "astype"):
@@ -124,7 +136,7 @@ def _as_array(x, name):
             f"{name} is a MaskedArray, whose mask would be lost: give {name}.filled(value), or "
             f"{name}.data and keep {name}.mask"
         )
-    if hasattr(x, "__dask_graph__"):
+    if hasattr(x, "__dask_graph__") and x.__dask_graph__() is not None:  # xarray's may hold NumPy's
         raise TypeError(
             f"{name} is a Dask {type(x).__name__}, all of which this would compute: use "
             f"fastdrop.dask, or give {name}.compute()"

@@ -106,8 +106,14 @@ def show_config() -> None:
 
 
 def version() -> str:
-    """Return the version of the installed distribution."""
-    return metadata.version("fastdrop-numpy")
+    """Return the version of the installed distribution; "unknown" where its metadata are not.
+
+    So it is in frozen applications, zip files and vendored copies.
+    """
+    try:
+        return metadata.version("fastdrop-numpy")
+    except metadata.PackageNotFoundError:
+        return "unknown"
 
 
 _isa_chosen_by = "widest usable"

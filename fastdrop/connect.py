@@ -9,11 +9,17 @@ import numpy as np
 from fastdrop import rules
 from fastdrop.arrays import Array, as_input
 from fastdrop.mask import Mask
+from fastdrop.rates import as_bool
+
+# Sums that overflow do not raise half-way, whatever np.errstate says, as those of the kernels do not.
+_quiet = np.errstate(all="ignore")
 
 
+@_quiet
 def forward(x: Any, weight: Any, p: Any, bias: Any, training: bool, rng: Any) -> tuple[Array, Mask]:
     """Return ``x[n] @ dropout(weight) + bias`` and the mask: see `drop_connect`."""
     rule = rules.elements(p, None, "upscale_in_train")
+    training = as_bool(training, "training")
     x, weight = _factors(x, weight)
     if bias is not None:
         bias = as_input(bias, "bias")
@@ -33,6 +39,7 @@ def forward(x: Any, weight: Any, p: Any, bias: Any, training: bool, rng: Any) ->
     return y.astype(kind, copy=False), mask
 
 
+@_quiet
 def backward(grad: Any, x: Any, weight: Any, mask: Mask) -> tuple[Array, Array]:
     """Return the gradients by x and by the weights: see `drop_connect_backward`."""
     x, weight = _factors(x, weight)
@@ -63,9 +70,7 @@ def _factors(x: Any, weight: Any) -> tuple[Array, Array]:
         raise ValueError(
             f"weight has shape {weight.shape}; with this x it must be ({x.shape[1]}, F_out)"
         )
-    if weight.dtype != x.dtype:
-        raise TypeError(f"weight has dtype {weight.dtype}; it must be that of x, {x.dtype}")
-    kind = x.dtype.newbyteorder("=")
+    kind = np.result_type(x.dtype, weight.dtype)  # the wider one, in native order
     return np.ascontiguousarray(x, kind), np.ascontiguousarray(weight, kind)
 
 

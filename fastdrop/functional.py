@@ -92,12 +92,14 @@ def dropout(
     p : float, optional
         Probability of **dropping**, in ``[0, 1]``; exact to ``2**-41``.
     training : bool, optional
-        Whether to drop. If False, no random numbers are used.
+        Whether to drop. If False, no random numbers are used. What is no bool, nor 0 or 1, is
+        refused.
     rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
         Where the mask comes from. A `Generator` gives its next position. An int or a
         ``SeedSequence`` is a fresh generator at position 0: the same int, the same mask. From a
-        ``numpy.random.Generator`` a seed is drawn at each call. None is the process's default
-        generator, see `seed`.
+        ``numpy.random.Generator`` or ``RandomState``, or the legacy global one that
+        ``numpy.random.seed`` seeds, which is ``numpy.random`` itself, a seed is drawn at each call.
+        None is the process's default generator, see `seed`.
     noise_shape : int or sequence of (int or None), optional
         Shape of the decisions, as in Keras and TensorFlow: for each axis of x its size (or None,
         which means that), or 1 for one decision shared along the axis. By default the shape of x.
@@ -121,8 +123,8 @@ def dropout(
     ------
     TypeError
         If x has another dtype or is a masked array or a tensor that NumPy cannot read, if p is not
-        a real number, if rng is of an unknown kind (bool and RandomState are refused), or if `out`
-        is no array or of another dtype.
+        a real number, if training is no bool, if rng is of an unknown kind, or if `out` is no array
+        or of another dtype.
     ValueError
         If p is outside ``[0, 1]`` or NaN, if noise_shape does not fit, if mode is unknown, or if
         `out` has another shape, is read-only or overlaps itself.

@@ -1,4 +1,4 @@
 """Dropout with its neighbours, for the other compiled modules."""
 
-cpdef tuple add(x, residual, p, bias, bint training, rng, out)
+cpdef tuple add(x, residual, p, bias, training, rng, out)
 cpdef tuple add_backward(grad, mask, out)

@@ -14,7 +14,7 @@ from fastdrop.kernels cimport (
     FD_F64, FD_MAX_NDIM, FD_MAX_STEP, FD_TILE, Job, dtype_of, fd_dtype, fused, item_bytes, run,
 )
 from fastdrop.mask cimport Mask, identity
-from fastdrop.rates cimport check_p, drop_threshold, scale_of
+from fastdrop.rates cimport as_bool, check_p, drop_threshold, scale_of
 
 cnp.import_array()
 
@@ -83,9 +83,10 @@ cdef const void *negative_zeros(fd_dtype dtype) noexcept:
     return zeros_16
 
 
-cpdef tuple add(x, residual, p, bias, bint training, rng, out):
+cpdef tuple add(x, residual, p, bias, training, rng, out):
     """Return ``residual + dropout(x + bias)`` and the mask: see `dropout_add`."""
     cdef double rate = check_p(p)
+    cdef bint dropping = as_bool(training, "training")
     source = as_source(rng)
     cdef cnp.ndarray array = as_input(x, "x"), rows = as_input(residual, "residual"), row
     cdef int axis, ndim = cnp.PyArray_NDIM(array)
@@ -100,7 +101,7 @@ cpdef tuple add(x, residual, p, bias, bint training, rng, out):
         must_fit(row, "bias", array, fits, (columns,))
         row = as_plain(row)
     cdef Mask mask = identity(ndim, dims, 1.0)
-    if training:  # the same axes at another rate
+    if dropping:  # the same axes at another rate
         mask.set_rate(rate, drop_threshold(rate), scale_of(rate), 0.0, 0.0)
     array = as_plain(array)
     cdef cnp.ndarray target = target_for(array, out)
@@ -122,7 +123,7 @@ cpdef tuple add(x, residual, p, bias, bint training, rng, out):
             raise MemoryError
         job.fused.bias = repeated
     try:
-        if training:
+        if dropping:
             take_from(source, mask)
         job.stream.seed, job.stream.position = mask.seed_, mask.position_
         run(&job)

@@ -1,8 +1,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from fastdrop.mask import Mask
 
 class Generator:
@@ -21,8 +19,11 @@ class Generator:
         p: float = 0.5,
         *,
         noise_shape: int | Sequence[int | None] | None = None,
+        scale: float | None = None,
+        mode: str = "upscale_in_train",
     ) -> Mask: ...
     def spawn(self, n: int) -> list[Generator]: ...
 
-def as_source(rng: Any) -> Generator | np.random.Generator: ...
+def as_source(rng: Any) -> Any: ...
+def default_generator() -> Generator: ...
 def seed(value: Any = None) -> None: ...

@@ -10,7 +10,8 @@ cimport cython
 from fastdrop.kernels import STREAM, TAG_SPAWN, block
 from fastdrop.mask cimport Mask
 from fastdrop.mask import Mask as _Mask
-from fastdrop.recipe cimport as_int
+from fastdrop.rates cimport check_mode
+from fastdrop.recipe cimport as_int, check_stream
 
 cdef object POSITIONS = 0x10000000000000000
 cdef object CHILDREN = 0x100000000000000  # of one position: block numbers have 56 bits
@@ -28,18 +29,19 @@ cdef class Generator:
 
     Parameters
     ----------
-    seed : None, int, numpy.random.SeedSequence or numpy.random.Generator, optional
+    seed : None, int, SeedSequence, Generator or RandomState of numpy.random, or numpy.random, optional
         An int in ``[0, 2**64)`` is the Philox key itself. A ``SeedSequence`` gives
         ``generate_state(1, np.uint64)[0]``. From a ``numpy.random.Generator`` 64 bits are drawn:
-        the low 32 bits of each of two raw draws, the first draw low. None takes 64 bits from the
-        operating system.
+        the low 32 bits of each of two raw draws, the first draw low. From a ``RandomState``, or the
+        legacy global one, which is ``numpy.random`` itself, the 8 bytes of ``bytes(8)``, little
+        end first. None takes 64 bits from the operating system.
     position : int, optional
         Position of the next mask, in ``[0, 2**64]``; ``2**64`` means that none is left.
 
     Raises
     ------
     TypeError
-        If the seed is of another type: bool and ``numpy.random.RandomState`` among them.
+        If the seed is of another type, bool among them.
     ValueError
         If the seed or the position is out of range.
 
@@ -47,9 +49,18 @@ cdef class Generator:
     --------
     dropout : takes a generator as ``rng``.
     Mask : what a generator makes.
+    default_generator : the one that serves calls without ``rng``.
 
     Notes
     -----
+    **Copies.** A copy goes on from the same state: layers that were copied with their generator
+    (``copy.deepcopy``, pickles one by one) drop the same elements. Give them generators anew with
+    `fastdrop.nn.reseed`, of ``gen.spawn(n)`` for n that are to differ.
+
+    **Forks.** So does a forked child, seeded or not: give worker i ``gen.spawn(k)[i]``, or set
+    ``gen.state = Generator().state`` in the child. (The default generator alone, where nobody
+    seeded it, is seeded afresh there.)
+
     **Compatibility guarantee.** The mask of a seed and a position is the same on every processor,
     operating system and thread count, for every dtype and memory layout, in every release: stream
     v1, specified in ``docs/stream.md``, is fixed. It is Philox4x32-10 [1]_: statistically strong,
@@ -133,7 +144,7 @@ cdef class Generator:
             )
         return 0
 
-    def mask(self, shape, p=0.5, *, noise_shape=None):
+    def mask(self, shape, p=0.5, *, noise_shape=None, scale=None, mode="upscale_in_train"):
         """Take one position and return its mask; nothing of its size is allocated.
 
         Parameters
@@ -144,6 +155,10 @@ cdef class Generator:
             Probability of dropping, in ``[0, 1]``.
         noise_shape : int or sequence of (int or None), optional
             Shape of the decisions: each axis 1 (shared) or the array's size (None means that).
+        scale : float, optional
+            What kept elements are multiplied by, for trainers that have a factor of their own.
+        mode : {"upscale_in_train", "downscale_in_infer"}, optional
+            Where no scale is given: ``1/(1-p)``, or 1, see `dropout`.
 
         Returns
         -------
@@ -152,7 +167,8 @@ cdef class Generator:
         Raises
         ------
         TypeError, ValueError
-            As `dropout` for ``p`` and ``noise_shape``. No position is taken then.
+            As `dropout` for ``p``, ``noise_shape`` and ``mode``; also for a scale that is not finite
+            or is given together with ``downscale_in_infer``. No position is taken then.
         OverflowError
             If the generator has used all its ``2**64`` positions.
 
@@ -163,7 +179,11 @@ cdef class Generator:
         array([[ True, False,  True, False],
                [ True, False,  True,  True]])
         """
-        cdef Mask mask = _Mask(0, 0, shape, p, noise_shape=noise_shape)
+        if not check_mode(mode):
+            if scale is not None:
+                raise ValueError(f"scale={scale!r} is given, and mode={mode!r}, whose scale is 1")
+            scale = 1.0
+        cdef Mask mask = _Mask(0, 0, shape, p, noise_shape=noise_shape, scale=scale)
         self.take(&mask.seed_, &mask.position_)
         return mask
 
@@ -216,12 +236,7 @@ def _from_state(state):
 
 
 cdef tuple read_state(state):
-    if not isinstance(state, dict):
-        raise TypeError(f"state must be a dict, not {type(state).__name__}")
-    if state.get("stream") != STREAM:
-        raise ValueError(
-            f"state has stream {state.get('stream')!r}; this version of fastdrop knows {STREAM}"
-        )
+    check_stream(state, "state")
     if not {"seed", "position"} <= state.keys():
         raise ValueError(f"state needs 'seed' and 'position'; it has {sorted(state)}")
     return as_int(state["seed"], "seed"), as_position(state["position"])
@@ -238,9 +253,36 @@ cdef object as_seed(seed, str name):
         return int(seed.generate_state(1, np.uint64)[0])
     if isinstance(seed, np.random.Generator):
         return draw_seed(seed.bit_generator)
-    if isinstance(seed, (bool, np.bool_)) or not isinstance(seed, (int, np.integer)):
-        raise TypeError(wrong_rng(name, seed))
-    return as_int(seed, name)
+    if seed is np.random:
+        seed = numpy_global
+    if isinstance(seed, LEGACY):
+        return draw_legacy_seed(seed)
+    try:
+        return as_int(seed, name)
+    except TypeError:
+        raise TypeError(wrong_rng(name, seed)) from None
+
+
+class _NumPyGlobal:
+    """NumPy's legacy global generator, whoever seeds it: what ``numpy.random`` is as an ``rng``."""
+
+    def bytes(self, n):
+        return np.random.bytes(n)
+
+    def __reduce__(self):
+        return "numpy_global"  # copies and pickles are itself
+
+    def __repr__(self):
+        return "numpy.random"
+
+
+numpy_global = _NumPyGlobal()
+LEGACY = (np.random.RandomState, _NumPyGlobal)
+
+
+cdef object draw_legacy_seed(source):
+    """Return a seed from a legacy generator of NumPy's."""
+    return int.from_bytes(source.bytes(8), "little")
 
 
 cdef uint64_t draw_seed(bit_generator) except? 0:
@@ -252,16 +294,14 @@ cdef uint64_t draw_seed(bit_generator) except? 0:
 
 cdef str wrong_rng(str name, value):
     remedy = ""
-    if isinstance(value, np.random.RandomState):
-        remedy = "; make a numpy.random.Generator of it, or give an int"
-    elif isinstance(value, np.random.BitGenerator):
+    if isinstance(value, np.random.BitGenerator):
         remedy = "; wrap it as numpy.random.Generator(...)"
     kind = type(value).__name__
     if kind == "Generator":  # of another library
         kind = f"{type(value).__module__}.{kind}"
     return (
         f"{name} must be a fastdrop.Generator, an int, a SeedSequence, a numpy.random.Generator or "
-        f"None, not {kind}: {value!r}{remedy}"
+        f"RandomState, numpy.random itself or None, not {kind}: {value!r}{remedy}"
     )
 
 
@@ -271,8 +311,10 @@ cpdef object as_source(rng):
         return rng
     if rng is None:
         return default
-    if isinstance(rng, (Generator, np.random.Generator)):
+    if isinstance(rng, (Generator, np.random.Generator, *LEGACY)):
         return rng
+    if rng is np.random:
+        return numpy_global
     return Generator(as_seed(rng, "rng"))
 
 
@@ -280,8 +322,32 @@ cdef int take_from(source, Recipe recipe) except -1:
     """Give a recipe its seed and position; from a NumPy generator a fresh seed, at position 0."""
     if isinstance(source, Generator):
         return (<Generator>source).take(&recipe.seed_, &recipe.position_)
-    recipe.seed_, recipe.position_ = draw_seed(source.bit_generator), 0
+    if isinstance(source, LEGACY):
+        recipe.seed_, recipe.position_ = draw_legacy_seed(source), 0
+    else:
+        recipe.seed_, recipe.position_ = draw_seed(source.bit_generator), 0
     return 0
+
+
+def default_generator():
+    """Return the process's default generator, which serves every call without ``rng``.
+
+    It is one object for ever: `seed` seeds it in place. Save and restore its ``state``, or give it to
+    what wants a generator, such as `fastdrop.nn.mc_samples`.
+
+    Returns
+    -------
+    Generator
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.seed(0)
+    >>> y = fd.dropout(np.ones(8))
+    >>> fd.default_generator().state
+    {'stream': 1, 'seed': 0, 'position': 1}
+    """
+    return default
 
 
 def seed(value=None):
@@ -294,8 +360,12 @@ def seed(value=None):
 
     Parameters
     ----------
-    value : None, int, numpy.random.SeedSequence or numpy.random.Generator, optional
-        As for `Generator`; None seeds from the operating system.
+    value : None, int or what else `Generator` takes, optional
+        None seeds from the operating system.
+
+    See Also
+    --------
+    default_generator : what it seeds.
 
     Examples
     --------

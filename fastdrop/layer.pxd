@@ -1,17 +1,17 @@
 """The base of all layers, for the other compiled modules."""
 
-from fastdrop.generator cimport Generator
 from fastdrop.rules cimport Rule
 
 
 cdef class Layer:
-    cdef public bint training
+    cdef bint is_training
     cdef public object mask
     cdef Rule rule
-    cdef Generator rng
+    cdef object rng  # None: the default generator
     cdef bint owns_rng
     cdef object __weakref__
 
+    cdef int check_words(self, dict kwargs) except -1
     cdef int renew(self) except -1
 
 

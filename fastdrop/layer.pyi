@@ -3,7 +3,6 @@ from typing import Any, Generic, Literal, Self, TypeVar, overload
 from numpy.typing import ArrayLike
 
 from fastdrop.arrays import Array
-from fastdrop.generator import Generator
 from fastdrop.mask import Mask
 from fastdrop.rules import Rule
 
@@ -22,7 +21,10 @@ class Setting(Generic[_T]):
     def __set__(self, layer: Layer, value: _T) -> None: ...
 
 class Layer:
-    training: bool
+    @property
+    def training(self) -> bool: ...
+    @training.setter
+    def training(self, mode: bool) -> None: ...
     mask: Any
     _rate: str
     def __init__(self, rate: float = 0.5, *, rng: Any = None) -> None: ...
@@ -33,22 +35,43 @@ class Layer:
     @p.setter
     def p(self, p: float) -> None: ...
     @property
-    def _rng(self) -> Generator | None: ...
+    def _rng(self) -> Any: ...
+    def _share(self, rng: Any) -> None: ...
     @overload
     def __call__(
-        self, x: ArrayLike, out: Array | None = ..., return_mask: Literal[False] = ...
+        self,
+        x: ArrayLike,
+        out: Array | None = ...,
+        return_mask: Literal[False] = ...,
+        *,
+        training: bool | None = ...,
     ) -> Array: ...
     @overload
     def __call__(
-        self, x: ArrayLike, out: Array | None = ..., *, return_mask: Literal[True]
+        self,
+        x: ArrayLike,
+        out: Array | None = ...,
+        *,
+        return_mask: Literal[True],
+        training: bool | None = ...,
     ) -> tuple[Array, Mask]: ...
     @overload
     def forward(
-        self, x: ArrayLike, out: Array | None = ..., return_mask: Literal[False] = ...
+        self,
+        x: ArrayLike,
+        out: Array | None = ...,
+        return_mask: Literal[False] = ...,
+        *,
+        training: bool | None = ...,
     ) -> Array: ...
     @overload
     def forward(
-        self, x: ArrayLike, out: Array | None = ..., *, return_mask: Literal[True]
+        self,
+        x: ArrayLike,
+        out: Array | None = ...,
+        *,
+        return_mask: Literal[True],
+        training: bool | None = ...,
     ) -> tuple[Array, Mask]: ...
     def backward(
         self, grad: ArrayLike, out: Array | None = None, mask: Mask | None = None
@@ -66,6 +89,8 @@ class AddLayer(Layer):
         bias: ArrayLike | None = None,
         out: Array | None = None,
         return_mask: bool = False,
+        *,
+        training: bool | None = None,
     ) -> Any: ...
     def forward(  # type: ignore[override]
         self,
@@ -74,6 +99,8 @@ class AddLayer(Layer):
         bias: ArrayLike | None = None,
         out: Array | None = None,
         return_mask: bool = False,
+        *,
+        training: bool | None = None,
     ) -> Any: ...
     def backward(  # type: ignore[override]
         self, grad: ArrayLike, out: Array | None = None, mask: Mask | None = None

@@ -1,16 +1,35 @@
 # cython: nonecheck=True
 """What all layers have: the rule, the generator, the mask of the last pass, the state."""
 
+import numpy as np
+
 cimport cython
 cimport numpy as cnp
 
 from fastdrop.arrays cimport as_input
 from fastdrop.fused cimport add, add_backward
-from fastdrop.generator cimport as_source
+from fastdrop.generator cimport Generator, as_source
 from fastdrop.kernels import STREAM
-from fastdrop.recipe cimport Recipe
+from fastdrop.rates cimport as_bool
+from fastdrop.recipe cimport Recipe, check_stream
 
 cnp.import_array()
+
+# What other libraries call the arguments, and what they are here.
+WORDS = {
+    "rate": "{rate}, the probability of dropping",
+    "drop_prob": "{rate}, the probability of dropping",
+    "drop_rate": "{rate}, the probability of dropping",
+    "dropout_rate": "{rate}, the probability of dropping",
+    "keep_prob": "{rate} = 1 - keep_prob, the probability of dropping",
+    "seed": "rng, which takes an int too, in the constructor",
+    "key": "rng, in the constructor",
+    "rngs": "rng, in the constructor",
+    "is_training": "training",
+    "train": "training",
+    "deterministic": "training = not deterministic",
+    "inplace": "out=x, in the call",
+}
 
 NO_MASK = "backward before the first forward: there is no mask yet"
 
@@ -57,14 +76,42 @@ cdef class Layer:
 
     _rate = "p"  # the name of what `_rule` is given
 
+    def __cinit__(self, *args, **kwargs):
+        if kwargs and type(self).__init__.__module__.startswith("fastdrop."):
+            self.check_words(kwargs)
+
+    cdef int check_words(self, dict kwargs) except -1:
+        """Say what an argument is called here that has another library's name."""
+        for word in kwargs:
+            if word in WORDS:
+                meant = WORDS[word].format(rate=self._rate)
+                raise TypeError(f"{type(self).__name__} takes no {word}: it takes {meant}")
+        return 0
+
     def __init__(self, rate=0.5, *, rng=None):
         self.rule = self._rule(rate)
-        self.training = True
+        self.is_training = True
         self.mask = self.rng = None
-        self.owns_rng = rng is not None and not isinstance(rng, Generator)
+        self.owns_rng = False
         if rng is not None:
             source = as_source(rng)
-            self.rng = source if isinstance(source, Generator) else Generator(source)
+            # NumPy's legacy generators are asked at each call, for np.random.seed may come at any time
+            if isinstance(source, np.random.Generator):
+                source = Generator(source)
+            self.rng, self.owns_rng = source, source is not rng and isinstance(source, Generator)
+
+    @property
+    def training(self):
+        """Whether the layer drops; see `train` and `eval`."""
+        return self.is_training
+
+    @training.setter
+    def training(self, mode):
+        self.is_training = as_bool(mode, "training")
+
+    def _share(self, rng):
+        """Take positions from a generator that others have too, from now on: see `reseed`."""
+        self.rng, self.owns_rng = rng, False
 
     cdef int renew(self) except -1:
         """Make the rule anew, for a setting has changed; before the first there is none yet."""
@@ -92,11 +139,13 @@ cdef class Layer:
         return self.rng
 
     def __call__(self, *args, **kwargs):
-        if not kwargs and len(args) == 1:
-            return self.forward(args[0])
+        if not kwargs:
+            return self.forward(args[0]) if len(args) == 1 else self.forward(*args)
+        if type(self).__module__.startswith("fastdrop."):
+            self.check_words(kwargs)
         return self.forward(*args, **kwargs)
 
-    def forward(self, x, out=None, return_mask=False):
+    def forward(self, x, out=None, return_mask=False, *, training=None):
         """Apply dropout; remember its mask.
 
         Parameters
@@ -107,6 +156,8 @@ cdef class Layer:
             Where to put the result, see `dropout`.
         return_mask : bool, optional
             Whether to return the mask too.
+        training : bool, optional
+            Whether to drop in this call; by default what `train` and `eval` last said.
 
         Returns
         -------
@@ -121,13 +172,15 @@ cdef class Layer:
             As the function of the layer. The layer is then as it was.
         """
         cdef Rule rule
-        cdef bint training
+        cdef bint dropping
         with cython.critical_section(self):  # as in Generator.take
-            rule, training, rng = self.rule, self.training, self.rng
+            rule, dropping, rng = self.rule, self.is_training, self.rng
+        if training is not None:
+            dropping = as_bool(training, "training")
         source = as_source(rng)
         cdef cnp.ndarray array = as_input(x, "x")
-        cdef Recipe recipe = rule.recipe_of(array, training)
-        y = rule.apply(x, array, training, source, out, recipe)
+        cdef Recipe recipe = rule.recipe_of(array, dropping)
+        y = rule.apply(x, array, dropping, source, out, recipe)
         with cython.critical_section(self):
             self.mask = recipe
         return (y, recipe) if return_mask else y
@@ -165,7 +218,7 @@ cdef class Layer:
 
     def train(self, mode=True):
         """Drop from now on (or not, with False); returns the layer."""
-        self.training = bool(mode)
+        self.is_training = as_bool(mode, "mode")
         return self
 
     def eval(self):
@@ -179,7 +232,8 @@ cdef class Layer:
         -------
         dict
             ``stream``, ``p`` (or ``stddev``), and ``generator``: the state of the layer's own
-            generator, None where it shares one (then save that generator's ``state`` yourself).
+            generator, None where it shares one, or takes NumPy's (then save that one's state
+            yourself; of the default generator, ``default_generator().state``).
         """
         own = self.rng.state if self.owns_rng else None
         return {"stream": STREAM, self._rate: self.rule.rate, "generator": own}
@@ -199,12 +253,7 @@ cdef class Layer:
             owns none, or the other way round. The layer is then as it was.
         """
         rate = self._rate
-        if not isinstance(state, dict):
-            raise TypeError(f"state must be a dict, not {type(state).__name__}")
-        if state.get("stream") != STREAM:
-            raise ValueError(
-                f"state has stream {state.get('stream')!r}; this version of fastdrop knows {STREAM}"
-            )
+        check_stream(state, "state")
         if not {rate, "generator"} <= state.keys():
             raise ValueError(f"state needs {rate!r} and 'generator'; it has {sorted(state)}")
         rule, own = self._rule(state[rate]), state["generator"]
@@ -229,13 +278,14 @@ cdef class Layer:
     # pickles hold what those of 0.1.0 do, and may be of it
 
     def __reduce__(self):
-        state = {"_p": self.rule.rate, "training": self.training, "mask": self.mask}
+        state = {"_p": self.rule.rate, "training": bool(self.is_training), "mask": self.mask}
         state.update(_rng=self.rng, _owns_rng=self.owns_rng, **self.__dict__)
         return _new, (type(self),), state
 
     def __setstate__(self, state):
         state = dict(state)
-        rate, self.training, self.mask = state.pop("_p"), state.pop("training"), state.pop("mask")
+        rate, self.is_training = state.pop("_p"), state.pop("training")
+        self.mask = state.pop("mask")
         self.rng, self.owns_rng = state.pop("_rng"), state.pop("_owns_rng")
         self.__dict__.update(state)
         self.rule = self._rule(rate)
@@ -244,7 +294,7 @@ cdef class Layer:
 cdef class AddLayer(Layer):
     """Base of `DropoutAdd`, whose passes take and give more."""
 
-    def forward(self, x, residual, bias=None, out=None, return_mask=False):
+    def forward(self, x, residual, bias=None, out=None, return_mask=False, *, training=None):
         """Return ``residual + dropout(x + bias)``; in evaluation without dropout.
 
         Parameters
@@ -259,6 +309,8 @@ cdef class AddLayer(Layer):
             Where to put the result; ``x`` and ``residual`` work in place.
         return_mask : bool, optional
             Whether to return the mask too.
+        training : bool, optional
+            As in the other layers.
 
         Returns
         -------
@@ -272,7 +324,9 @@ cdef class AddLayer(Layer):
         TypeError, ValueError, OverflowError
             As `fastdrop.dropout_add`. The layer is then as it was.
         """
-        y, mask = add(x, residual, self.rule.rate, bias, self.training, self.rng, out)
+        if training is None:
+            training = self.is_training
+        y, mask = add(x, residual, self.rule.rate, bias, training, self.rng, out)
         with cython.critical_section(self):
             self.mask = mask
         return (y, mask) if return_mask else y

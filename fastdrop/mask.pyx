@@ -10,7 +10,7 @@ from fastdrop.kernels cimport (
     FD_MAX_NDIM, Job, affine, bits, plain, run, set_window,
 )
 from fastdrop.kernels import DTYPES
-from fastdrop.rates cimport check_p, drop_threshold, scale_of
+from fastdrop.rates cimport as_real, check_p, drop_threshold, scale_of
 from fastdrop.recipe cimport as_int, as_shape, read_noise_shape, read_window
 
 cnp.import_array()
@@ -72,6 +72,7 @@ cdef class Mask(Recipe):
     """
 
     _kind = "mask"
+    _as_array = "keep"
     _fields = ("seed", "position", "p", "scale", "shift", "fill", "first", "shape", "strides")
 
     def __init__(
@@ -80,10 +81,10 @@ cdef class Mask(Recipe):
         self.refuse_change()
         cdef double rate = check_p(p)
         sizes = as_shape(shape)
-        if scale is None:
-            scale = scale_of(rate)
-        if not (isfinite(scale) and isfinite(shift) and isfinite(fill)):
-            raise ValueError(f"scale={scale}, shift={shift} and fill={fill} must be finite")
+        cdef double kept = scale_of(rate) if scale is None else as_real(scale, "scale")
+        cdef double plus = as_real(shift, "shift"), dropped = as_real(fill, "fill")
+        if not (isfinite(kept) and isfinite(plus) and isfinite(dropped)):
+            raise ValueError(f"scale={kept}, shift={plus} and fill={dropped} must be finite")
         cdef int ndim = len(sizes), axis
         cdef cnp.npy_intp dims[FD_MAX_NDIM]
         cdef cnp.npy_intp noise[FD_MAX_NDIM]
@@ -92,7 +93,7 @@ cdef class Mask(Recipe):
         read_noise_shape(noise_shape, ndim, dims, noise)
         self.set_axes(ndim, dims, noise)
         self.seed_, self.position_ = as_int(seed, "seed"), as_int(position, "position")
-        self.set_rate(rate, drop_threshold(rate), scale, shift, fill)
+        self.set_rate(rate, drop_threshold(rate), kept, plus, dropped)
         self.made = True
 
     cdef void set_rate(self, double p, uint64_t threshold, double scale, double shift,
@@ -142,6 +143,12 @@ cdef class Mask(Recipe):
             self.sizes[axis] if self.steps[axis] else min(self.sizes[axis], 1)
             for axis in range(self.ndim)
         ])
+
+    cdef str remedy(self):
+        return (
+            "mask.backward(x), or x * mask, scales and drops; mask.multiplier() is what it multiplies by "
+            "and mask.keep() its decisions, as arrays"
+        )
 
     cdef int prepare(self, Job *job, bint derivative) except -1:
         job.stream.drop_threshold = self.drop_threshold
@@ -303,7 +310,7 @@ cdef class Mask(Recipe):
         True
         """
         first, shape, strides = read_window(d, cls._fields, "mask")
-        values = {name: float(d[name]) for name in ("scale", "shift", "fill")}
+        values = {name: d[name] for name in ("scale", "shift", "fill")}
         cdef Mask checked = Mask(d["seed"], d["position"], 0, d["p"], **values)
         return cls._of(checked.fields()[:-3], first, shape, strides)
 

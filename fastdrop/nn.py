@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from fastdrop import functional, rules
 from fastdrop.arrays import Array
+from fastdrop.generator import Generator, as_source
 from fastdrop.layer import NO_MASK, AddLayer, Layer, Setting
 from fastdrop.montecarlo import MCSamples as MCSamples  # pickles name it here
 from fastdrop.montecarlo import mc_samples
@@ -31,7 +32,53 @@ __all__ = [
     "LockedDropout",
     "WeightDropout",
     "mc_samples",
+    "reseed",
 ]
+
+
+def reseed(layers: Layer | Iterable[Layer], rng: Any) -> Any:
+    """Give layers another generator, which they share: for copies that are to drop otherwise.
+
+    Parameters
+    ----------
+    layers : layer or iterable of layers
+        Of this module. Their rates, modes and last masks stay.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None
+        As in `Dropout`, but an int, a ``SeedSequence`` or a ``numpy.random.Generator`` makes one
+        generator **for all of them**.
+
+    Returns
+    -------
+    Generator or RandomState or None
+        What they share now; its ``state`` is to be saved with the model.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one of them is no layer, or rng is of an unknown kind. No layer is changed then.
+
+    Examples
+    --------
+    An ensemble whose members drop differently, and each the same in every run:
+
+    >>> import copy, numpy as np, fastdrop as fd
+    >>> layer = fd.nn.Dropout(0.5, rng=0)
+    >>> members = [copy.deepcopy(layer) for _ in range(3)]
+    >>> for member, gen in zip(members, fd.Generator(0).spawn(3)):
+    ...     _ = fd.nn.reseed(member, gen)
+    >>> len({member(np.ones(64)).tobytes() for member in members})
+    3
+    """
+    found = [layers] if isinstance(layers, Layer) else list(layers)
+    for layer in found:
+        if not isinstance(layer, Layer):
+            raise TypeError(f"layers must be layers of fastdrop.nn, not {type(layer).__name__}")
+    source = None if rng is None else as_source(rng)
+    if isinstance(source, np.random.Generator):
+        source = Generator(source)
+    for layer in found:
+        layer._share(source)
+    return source
 
 
 class Dropout(Layer):
@@ -45,9 +92,13 @@ class Dropout(Layer):
         Shape of the decisions, see `dropout`.
     rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
         Turned into a generator once, here: an int, a ``SeedSequence`` or a
-        ``numpy.random.Generator`` gives one that the layer owns; a `Generator` is shared with
-        whoever else uses it; None looks the process's default generator up at each call. Two layers
-        given the same int drop the same elements: pass one `Generator` to all layers of a model.
+        ``numpy.random.Generator`` (of which one seed is drawn) gives one that the layer owns; a
+        `Generator` is shared with whoever else uses it; None looks the process's default generator
+        up at each call. From ``numpy.random`` itself, the legacy global generator, or a
+        ``RandomState`` a seed is drawn **at each call**, so that ``numpy.random.seed`` repeats the
+        masks. Two layers given the same int drop the same elements, and so do copies of a layer
+        (``copy.deepcopy``, pickles one by one): pass one `Generator` to all layers of a model, and
+        give copies another with `reseed`.
     mode : {"upscale_in_train", "downscale_in_infer"}, optional
         See `dropout`.
 
@@ -485,7 +536,12 @@ class DropConnect(Layer):
         return rules.elements(p, None, "upscale_in_train")
 
     def forward(  # type: ignore[override]
-        self, x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None
+        self,
+        x: ArrayLike,
+        weight: ArrayLike,
+        bias: ArrayLike | None = None,
+        *,
+        training: bool | None = None,
     ) -> Array:
         """Return ``x[n] @ dropout(weight) + bias`` for each example; in evaluation without dropout.
 
@@ -494,9 +550,11 @@ class DropConnect(Layer):
         x : array_like
             Shape (N, F_in).
         weight : array_like
-            Shape (F_in, F_out), of x's dtype.
+            Shape (F_in, F_out).
         bias : array_like, optional
             Shape (F_out,).
+        training : bool, optional
+            As in the other layers.
 
         Returns
         -------
@@ -509,8 +567,10 @@ class DropConnect(Layer):
             As `fastdrop.drop_connect`. The layer is then as it was.
         """
         y: Array
+        if training is None:
+            training = self.training
         y, self.mask = functional.drop_connect(
-            x, weight, self.p, bias=bias, training=self.training, rng=self._rng, return_mask=True
+            x, weight, self.p, bias=bias, training=training, rng=self._rng, return_mask=True
         )
         self._inputs = x, weight
         return y

@@ -1,13 +1,11 @@
 """Gaussian noise as a recipe, and its application to arrays."""
 
-import math
-import numbers
-
 import numpy as np
 
 cimport numpy as cnp
 
 from fastdrop.kernels cimport FD_MAX_NDIM, Job, copy, noise
+from fastdrop.rates cimport as_bool, as_real
 from fastdrop.recipe cimport as_int, as_shape, read_window
 
 cnp.import_array()
@@ -74,6 +72,7 @@ cdef class Noise(Recipe):
     """
 
     _kind = "noise"
+    _as_array = "normals"
     _fields = ("seed", "position", "sd", "additive", "first", "shape", "strides")
 
     def __init__(self, seed, position, shape, sd=1.0, *, additive=False):
@@ -86,7 +85,7 @@ cdef class Noise(Recipe):
         self.set_axes(ndim, dims, dims)
         self.sd_ = check_sd(sd, "sd")
         self.seed_, self.position_ = as_int(seed, "seed"), as_int(position, "position")
-        self.additive_, self.made = bool(additive), True
+        self.additive_, self.made = as_bool(additive, "additive"), True
 
     @classmethod
     def _of(cls, fields, first, shape, strides):
@@ -111,6 +110,17 @@ cdef class Noise(Recipe):
     def additive(self):
         """Whether the noise is added; else it multiplies."""
         return bool(self.additive_)
+
+    cdef object times(self, x):
+        if self.additive_:
+            raise TypeError(self.no_arithmetic("*"))
+        return self.apply_to(x, None, "x", True)
+
+    cdef str remedy(self):
+        return (
+            "noise.apply(x) applies it and noise.backward(grad) is its gradient, as x * noise is where "
+            "it multiplies; noise.normals() are its numbers"
+        )
 
     cdef int prepare(self, Job *job, bint derivative) except -1:
         job.sd = 0.0 if derivative and self.additive_ else self.sd_
@@ -198,11 +208,8 @@ cdef class Noise(Recipe):
                 raise ValueError(
                     f"strides {strides} share numbers: a noise has one for each element"
                 )
-        if not isinstance(d["additive"], bool):
-            raise TypeError(f"additive must be a bool, not {d['additive']!r}")
-        cdef Noise checked = Noise(
-            d["seed"], d["position"], 0, d["sd"], additive=d["additive"]
-        )
+        additive = as_bool(d["additive"], "additive")
+        cdef Noise checked = Noise(d["seed"], d["position"], 0, d["sd"], additive=additive)
         return cls._of(checked.fields()[:-3], first, shape, strides)
 
     def __repr__(self):
@@ -216,13 +223,7 @@ cdef class Noise(Recipe):
 
 cpdef double check_sd(sd, str name) except -1.0:
     """Return a standard deviation as a float, or say what is wrong with it."""
-    if isinstance(sd, (bool, np.bool_)) or not isinstance(sd, numbers.Real):
-        raise TypeError(f"{name} must be a real number, not {type(sd).__name__}: {name}={sd!r}")
-    cdef double value = math.inf
-    try:
-        value = float(sd)
-    except OverflowError:  # a huge integer
-        pass
+    cdef double value = as_real(sd, name)
     if not 0.0 <= value <= LARGEST_SD:
         raise ValueError(f"{name}={sd!r} must be from 0 to {LARGEST_SD:.3g}")
     return value

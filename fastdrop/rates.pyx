@@ -6,32 +6,56 @@ import numbers
 
 import numpy as np
 
+MODES = ("upscale_in_train", "downscale_in_infer")
+
 # -scale * alpha of SELU (Klambauer et al. 2017): what it tends to for very negative inputs
 cdef double SELU_SATURATION = -1.7580993408473766
 
 
-cdef double as_double(p) except? -1.0:
-    """Return a number as a double; infinity in place of a huge integer."""
+cpdef double as_real(value, str name, str where="") except? -1.0:
+    """Return a real number as a double, infinity in place of a huge integer; or say what is wrong.
+
+    What checkpoints give back is taken too: NumPy's scalars and 0-d arrays.
+    """
+    cdef object number = value
+    if not isinstance(value, float) and type(value) is not int:  # numpy.float64 is a float
+        if isinstance(value, np.ndarray) and value.ndim == 0:
+            number = value[()]
+        if isinstance(number, (bool, np.bool_)) or not isinstance(number, numbers.Real):
+            raise TypeError(
+                f"{name} must be a real number{where}, not {type(value).__name__}: {name}={value!r}"
+            )
     try:
-        return p
+        return number
     except OverflowError:
         return math.inf
 
 
+cpdef bint as_bool(value, str name) except -1:
+    """Return a bool, or 0 or 1, as one; anything else is a mistake, were it true or not."""
+    if value is True or value is False:
+        return value is True
+    number = value
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        number = value[()]
+    if not isinstance(number, (int, np.bool_, np.integer)) or number not in (0, 1):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return bool(number)
+
+
 cpdef double check_p(p, str name="p") except -1.0:
     """Return a probability as a float, or say what is wrong with it."""
-    cdef double value
-    if isinstance(p, float) or type(p) is int:  # and so numpy.float64
-        value = as_double(p)
-    elif isinstance(p, (bool, np.bool_)) or not isinstance(p, numbers.Real):
-        raise TypeError(
-            f"{name} must be a real number in [0, 1], not {type(p).__name__}: {name}={p!r}"
-        )
-    else:
-        value = as_double(p)
+    cdef double value = as_real(p, name, " in [0, 1]")
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{name}={p!r} is not a probability: it must be in [0, 1]")
     return value
+
+
+cpdef bint check_mode(mode) except -1:
+    """Return whether kept elements are scaled in training, or say that the mode is unknown."""
+    if isinstance(mode, str) and mode in MODES:
+        return mode == MODES[0]
+    raise ValueError(f"mode={mode!r} is unknown; it must be one of {', '.join(MODES)}")
 
 
 cpdef uint64_t drop_threshold(double p) noexcept:

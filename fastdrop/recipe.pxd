@@ -25,6 +25,10 @@ cdef class Recipe:
     cdef int set_window(self, first, tuple shape, tuple steps) except -1
     cdef tuple fields(self)
     cdef tuple strides(self)
+    cdef object product(self, other)
+    cdef object times(self, x)
+    cdef str remedy(self)
+    cdef str no_arithmetic(self, str operator)
     cdef int prepare(self, Job *job, bint derivative) except -1
     cdef bint fits(self, cnp.ndarray x) noexcept
     cdef int check_still_fits(self, cnp.ndarray x) except -1
@@ -33,8 +37,10 @@ cdef class Recipe:
 
 
 cdef object as_int(value, str name, largest=*)
+cdef int check_stream(d, str what) except -1
 cdef tuple as_shape(shape)
 cdef tuple read_window(d, tuple names, str what)
+cdef tuple as_noise_shape(noise_shape)
 cdef int read_noise_shape(noise_shape, int ndim, const cnp.npy_intp *shape,
                           cnp.npy_intp *noise) except -1
 cdef tuple as_tuple(int ndim, const cnp.npy_intp *shape)

@@ -183,6 +183,74 @@ cdef class Recipe:
         self.prepare(&job, False)
         run(&job)
 
+    # ---- arithmetic ------------------------------------------------------------------------------
+
+    # NumPy leaves its operators to this class, and its ufuncs refuse it: as an array of bools
+    # a mask would give x * keep, which lacks the scale, without a word.
+    __array_ufunc__ = None
+
+    def __mul__(self, other):
+        """Return ``backward(other)``: what hand-written layers say as ``dout * mask``."""
+        return self.product(other)
+
+    def __rmul__(self, other):
+        """Return ``backward(other)``."""
+        return self.product(other)
+
+    cdef object product(self, other):
+        if isinstance(other, Recipe) or (self.ndim != 0 and np.ndim(other) == 0):
+            raise TypeError(self.no_arithmetic("*"))
+        return self.times(other)
+
+    cdef object times(self, x):
+        """Return x times the recipe."""
+        return self.apply_to(x, None, "x", True)
+
+    cdef str remedy(self):
+        """Say what to do instead of arithmetic."""
+        raise NotImplementedError
+
+    cdef str no_arithmetic(self, str operator):
+        return f"a {self._kind} is a recipe, not an array, and has no {operator} here: {self.remedy()}"
+
+    def __add__(self, other): raise TypeError(self.no_arithmetic("+"))
+    def __radd__(self, other): raise TypeError(self.no_arithmetic("+"))
+    def __sub__(self, other): raise TypeError(self.no_arithmetic("-"))
+    def __rsub__(self, other): raise TypeError(self.no_arithmetic("-"))
+    def __truediv__(self, other): raise TypeError(self.no_arithmetic("/"))
+    def __rtruediv__(self, other): raise TypeError(self.no_arithmetic("/"))
+    def __floordiv__(self, other): raise TypeError(self.no_arithmetic("//"))
+    def __rfloordiv__(self, other): raise TypeError(self.no_arithmetic("//"))
+    def __mod__(self, other): raise TypeError(self.no_arithmetic("%"))
+    def __rmod__(self, other): raise TypeError(self.no_arithmetic("%"))
+    def __pow__(self, other, modulo): raise TypeError(self.no_arithmetic("**"))
+    def __rpow__(self, other, modulo): raise TypeError(self.no_arithmetic("**"))
+    def __matmul__(self, other): raise TypeError(self.no_arithmetic("@"))
+    def __rmatmul__(self, other): raise TypeError(self.no_arithmetic("@"))
+    def __and__(self, other): raise TypeError(self.no_arithmetic("&"))
+    def __rand__(self, other): raise TypeError(self.no_arithmetic("&"))
+    def __or__(self, other): raise TypeError(self.no_arithmetic("|"))
+    def __ror__(self, other): raise TypeError(self.no_arithmetic("|"))
+    def __xor__(self, other): raise TypeError(self.no_arithmetic("^"))
+    def __rxor__(self, other): raise TypeError(self.no_arithmetic("^"))
+    def __neg__(self): raise TypeError(self.no_arithmetic("-"))
+    def __pos__(self): raise TypeError(self.no_arithmetic("+"))
+    def __abs__(self): raise TypeError(self.no_arithmetic("abs()"))
+    def __invert__(self): raise TypeError(self.no_arithmetic("~"))
+    def __lt__(self, other): raise TypeError(self.no_arithmetic("<"))
+    def __le__(self, other): raise TypeError(self.no_arithmetic("<="))
+    def __gt__(self, other): raise TypeError(self.no_arithmetic(">"))
+    def __ge__(self, other): raise TypeError(self.no_arithmetic(">="))
+
+    def __getattr__(self, name):
+        """Say where what arrays have is to be had."""
+        kind = self._kind
+        if hasattr(np.ndarray, name):
+            raise AttributeError(
+                f"a {kind} is a recipe, not an array: say {kind}.{self._as_array}().{name}"
+            )
+        raise AttributeError(f"a {kind} has no attribute {name!r}")
+
     # ---- windows ---------------------------------------------------------------------------------
 
     def __getitem__(self, key):
@@ -191,7 +259,8 @@ cdef class Recipe:
         Parameters
         ----------
         key : slice, int, Ellipsis or a tuple of them
-            Slices of step 1; an int takes its axis away. What it leaves out is whole.
+            Slices of any positive step, as in ``mask[rank::world]``; an int takes its axis away.
+            What it leaves out is whole.
 
         Returns
         -------
@@ -222,10 +291,10 @@ cdef class Recipe:
                     start, stop, step = k.indices(n)
                 except (TypeError, ValueError) as error:
                     raise IndexError(f"axis {axis}: {k!r}: {error}") from None
-                if step != 1:
-                    raise IndexError(f"axis {axis}: slices must have step 1, not {step}")
-                shape.append(max(0, stop - start))
-                strides.append(stride)
+                if step < 0:
+                    raise IndexError(f"axis {axis}: slices must have a positive step, not {step}")
+                shape.append(len(range(start, stop, step)))
+                strides.append(stride * step)
                 start = min(start, max(0, n - 1))  # of an empty slice; stays within the array
             else:
                 start = as_index(k, axis, n)
@@ -242,6 +311,8 @@ cdef class Recipe:
         return saved
 
     def __eq__(self, other):
+        if isinstance(other, np.ndarray):
+            raise TypeError(self.no_arithmetic("=="))
         if type(self) is not type(other):
             return NotImplemented
         return self.fields() == (<Recipe>other).fields()
@@ -263,12 +334,7 @@ def _unpickle(kind, stream, *fields):
 
 cdef tuple read_window(d, tuple names, str what):
     """Check a dict for ``from_dict``, and return its window."""
-    if not isinstance(d, dict):
-        raise TypeError(f"a {what} is made from a dict, not {type(d).__name__}")
-    if d.get("stream") != STREAM:
-        raise ValueError(
-            f"the {what} has stream {d.get('stream')!r}; this version of fastdrop knows {STREAM}"
-        )
+    check_stream(d, what)
     missing = set(names) - d.keys()
     if missing:
         raise ValueError(f"the {what} lacks {sorted(missing)}")
@@ -286,14 +352,30 @@ cdef tuple read_window(d, tuple names, str what):
 
 
 cdef object as_int(value, str name, largest=0xFFFFFFFFFFFFFFFF):
-    """Return an int in ``[0, largest]``, or say what is wrong with it."""
-    if type(value) is not int and (
-        isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer))
-    ):
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if not 0 <= value <= largest:
-        raise ValueError(f"{name}={value} is outside [0, {largest}]")
-    return int(value)
+    """Return an int in ``[0, largest]``, or say what is wrong with it; 0-d arrays of ints are ints."""
+    number = value
+    if type(value) is not int:
+        if isinstance(value, np.ndarray) and value.ndim == 0:
+            number = value[()]
+        if isinstance(number, (bool, np.bool_)) or not isinstance(number, (int, np.integer)):
+            raise TypeError(f"{name} must be an int, not {type(value).__name__}: {name}={value!r}")
+    if not 0 <= number <= largest:
+        raise ValueError(f"{name}={number} is outside [0, {largest}]")
+    return int(number)
+
+
+cdef int check_stream(d, str what) except -1:
+    """Raise unless a saved dict is of the stream that this version knows."""
+    if not isinstance(d, dict):
+        raise TypeError(f"{what} must be a dict, not {type(d).__name__}")
+    stream = d.get("stream")
+    if isinstance(stream, np.ndarray) and stream.ndim == 0:
+        stream = stream[()]
+    if not isinstance(stream, (int, np.integer)) or stream != STREAM:
+        raise ValueError(
+            f"the {what} has stream {stream!r}; this version of fastdrop knows {STREAM}"
+        )
+    return 0
 
 
 cdef object as_index(k, axis, n):
@@ -329,6 +411,23 @@ cdef tuple as_shape(shape):
     return sizes
 
 
+cdef tuple as_noise_shape(noise_shape):
+    """Return a noise shape as a tuple of ints and None, or None; what no array fits is refused."""
+    if noise_shape is None:
+        return None
+    try:
+        given = noise_shape if np.iterable(noise_shape) else (noise_shape,)
+        sizes = tuple([None if n is None else PyNumber_Index(n) for n in given])
+    except TypeError:
+        raise TypeError(f"noise_shape must hold ints and None, not {noise_shape!r}") from None
+    for n in sizes:
+        if n is not None and n < 0:
+            raise ValueError(
+                f"noise_shape {sizes} has a negative size: each must be 1, None or that of the array"
+            )
+    return sizes
+
+
 cdef int read_noise_shape(noise_shape, int ndim, const cnp.npy_intp *shape,
                           cnp.npy_intp *noise) except -1:
     """Write the sizes of a noise shape, whose None are those of the shape, or say what is wrong."""
@@ -337,13 +436,7 @@ cdef int read_noise_shape(noise_shape, int ndim, const cnp.npy_intp *shape,
         for axis in range(ndim):
             noise[axis] = shape[axis]
         return 0
-    given = noise_shape if np.iterable(noise_shape) else (noise_shape,)
-    try:
-        sizes = tuple([None if n is None else PyNumber_Index(n) for n in given])
-    except TypeError:
-        sizes = None
-    if sizes is None:
-        raise TypeError(f"noise_shape must hold ints and None, not {noise_shape!r}")
+    cdef tuple sizes = as_noise_shape(noise_shape)
     if len(sizes) != ndim:
         whole = as_tuple(ndim, shape)
         raise ValueError(f"noise_shape {sizes} has {len(sizes)} axes; shape {whole} has {ndim}")

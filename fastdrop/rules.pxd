@@ -11,7 +11,7 @@ cdef class Rule:
     cdef bint passes_on(self) noexcept
     cdef Recipe recipe_of(self, cnp.ndarray array, bint training)
     cdef object apply(self, x, cnp.ndarray array, bint training, source, out, Recipe recipe)
-    cpdef object drop(self, x, bint training, rng, out, bint return_mask, str name=*)
+    cpdef object drop(self, x, training, rng, out, bint return_mask, str name=*)
 
 
 cpdef Rule elements(p, noise_shape, mode)

@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 
+from cpython.number cimport PyNumber_Index
 from libc.stdint cimport uint64_t
 
 from fastdrop.arrays cimport apart, as_input, as_plain, finish, target_for
@@ -17,12 +18,11 @@ from fastdrop.generator cimport as_source, take_from
 from fastdrop.kernels cimport FD_MAX_NDIM
 from fastdrop.mask cimport Mask, identity
 from fastdrop.noise cimport Noise, check_sd
-from fastdrop.rates cimport alpha_values, check_p, drop_threshold, scale_of
-from fastdrop.recipe cimport as_shape, as_tuple, read_noise_shape
+from fastdrop.rates cimport alpha_values, as_bool, check_mode, check_p, drop_threshold, scale_of
+from fastdrop.recipe cimport as_noise_shape, as_shape, as_tuple, read_noise_shape
 
 cnp.import_array()
 
-MODES = ("upscale_in_train", "downscale_in_infer")
 DATA_FORMATS = ("channels_first", "channels_last")
 
 
@@ -38,44 +38,45 @@ cdef class Rule:
         return True
 
     cdef Recipe recipe_of(self, cnp.ndarray array, bint training):
-        """Return the recipe for an array, whose shape may change meanwhile: users' code may run."""
+        """Return the recipe for an array."""
         cdef cnp.npy_intp shape[FD_MAX_NDIM]
         cdef int axis, ndim = cnp.PyArray_NDIM(array)
         for axis in range(ndim):
             shape[axis] = cnp.PyArray_DIM(array, axis)
         return self.recipe_for(ndim, shape, training)
 
-    cpdef object drop(self, x, bint training, rng, out, bint return_mask, str name="x"):
+    cpdef object drop(self, x, training, rng, out, bint return_mask, str name="x"):
         """Do a call: every one of the family."""
+        cdef bint dropping = as_bool(training, "training")
         source = as_source(rng)
         cdef cnp.ndarray array = as_input(x, name)
-        cdef Recipe recipe = self.recipe_of(array, training)
-        y = self.apply(x, array, training, source, out, recipe)
+        cdef Recipe recipe = self.recipe_of(array, dropping)
+        y = self.apply(x, array, dropping, source, out, recipe)
         return (y, recipe) if return_mask else y
 
     cdef object apply(self, x, cnp.ndarray array, bint training, source, out, Recipe recipe):
         """Allocate, take the position, run: the part of a call that follows the checks."""
         if not training and out is None and self.passes_on():
-            return x if isinstance(x, cnp.ndarray) else array
+            return array  # x itself where that is a plain ndarray, and no subclass in either mode
         array = as_plain(array)
         target = target_for(array, out)
         array = apart(array, target)
-        recipe.check_still_fits(array)
         if training:
             take_from(source, recipe)
         recipe.run_on(target, array, False)
         return finish(target, out)
 
-    def mask(self, shape, bint training, rng):
+    def mask(self, shape, training, rng):
         """Return the mask of a call, for integrations that apply it themselves."""
+        cdef bint dropping = as_bool(training, "training")
         source = as_source(rng)
         sizes = as_shape(shape)
         cdef cnp.npy_intp dims[FD_MAX_NDIM]
         cdef int axis, ndim = len(sizes)
         for axis in range(ndim):
             dims[axis] = sizes[axis]
-        cdef Recipe recipe = self.recipe_for(ndim, dims, training)
-        if training:
+        cdef Recipe recipe = self.recipe_for(ndim, dims, dropping)
+        if dropping:
             take_from(source, recipe)
         return recipe
 
@@ -203,17 +204,8 @@ cpdef Rule elements(p, noise_shape, mode):
     cdef double rate = check_p(p)
     cdef bint upscale = check_mode(mode)
     cdef MaskRule rule = mask_rule(rate, ELEMENTS, scale_of(rate) if upscale else 1.0)
-    rule.noise_shape, rule.downscale = noise_shape, not upscale
+    rule.noise_shape, rule.downscale = as_noise_shape(noise_shape), not upscale
     return rule
-
-
-cdef bint check_mode(mode) except -1:
-    """Return whether kept elements are scaled in training, or say that the mode is unknown."""
-    if mode == "upscale_in_train":
-        return True
-    if mode != "downscale_in_infer":
-        raise ValueError(f"mode={mode!r} is unknown; it must be one of {', '.join(MODES)}")
-    return False
 
 
 cpdef Rule channels(int spatial, p, data_format):
@@ -239,7 +231,7 @@ cdef MaskRule alpha_rule(double p, Sharing sharing):
 cpdef Rule alpha(p, noise_shape):
     """Of `alpha_dropout`."""
     cdef MaskRule rule = alpha_rule(check_p(p), ELEMENTS)
-    rule.noise_shape = noise_shape
+    rule.noise_shape = as_noise_shape(noise_shape)
     return rule
 
 
@@ -251,14 +243,19 @@ cpdef Rule alpha_features(p):
 cpdef Rule examples(p, scale_by_keep):
     """Of `drop_path`."""
     cdef double rate = check_p(p)
-    return mask_rule(rate, EXAMPLES, scale_of(rate) if scale_by_keep else 1.0)
+    cdef bint scales = as_bool(scale_by_keep, "scale_by_keep")
+    return mask_rule(rate, EXAMPLES, scale_of(rate) if scales else 1.0)
 
 
 cpdef Rule locked(p, time_axis):
     """Of `locked_dropout`."""
     cdef double rate = check_p(p)
-    if not isinstance(time_axis, (int, np.integer)):
-        raise TypeError(f"time_axis must be an int, not {type(time_axis).__name__}")
+    if isinstance(time_axis, (bool, np.bool_)):
+        raise TypeError(f"time_axis must be an int, not {time_axis!r}")
+    try:
+        time_axis = PyNumber_Index(time_axis)
+    except TypeError:
+        raise TypeError(f"time_axis must be an int, not {time_axis!r}") from None
     cdef MaskRule rule = mask_rule(rate, LOCKED, scale_of(rate))
     rule.given = time_axis
     rule.time_axis = max(-FD_MAX_NDIM - 1, min(FD_MAX_NDIM, time_axis))  # beyond them there is none

@@ -64,7 +64,6 @@ def test_windows_far_out(isa, start):
 @pytest.mark.parametrize(
     "key",
     [
-        np.s_[::2],
         np.s_[::-1],
         np.s_["a":],
         np.s_[1.5:],
@@ -187,7 +186,7 @@ def test_refused_dicts():
         ({"seed": 2**64}, ValueError),
         ({"first": 2**58}, ValueError),
         ({"strides": [1]}, ValueError),
-        ({"shift": "x"}, ValueError),
+        ({"shift": "x"}, TypeError),
         ({"strides": [2**60, 1]}, ValueError),
         ({"shape": [3, -4]}, ValueError),
         ({"shape": [3, 4.5]}, TypeError),

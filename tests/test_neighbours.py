@@ -251,7 +251,7 @@ def test_drop_connect_refuses():
     for arguments, error, match in (
         ((x[0], weight), ValueError, r"x has shape \(4,\)"),
         ((x, weight.T), ValueError, r"weight has shape \(2, 4\)"),
-        ((x, weight.astype(np.float32)), TypeError, "weight has dtype float32"),
+        ((x, weight.astype(int)), TypeError, "weight has dtype int64"),
         ((x.astype(int), weight), TypeError, "x has dtype int64"),
     ):
         with pytest.raises(error, match=match):

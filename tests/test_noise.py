@@ -284,7 +284,7 @@ def test_bad_recipes():
         fd.Noise.from_dict(good | {"additive": "no"})
     with pytest.raises(ValueError, match="reaches past"):
         fd.Noise.from_dict(good | {"first": 2**58})
-    with pytest.raises(TypeError, match="made from a dict"):
+    with pytest.raises(TypeError, match="noise must be a dict"):
         fd.Noise.from_dict([1])
     with pytest.raises(ValueError, match="lacks"):
         fd.Noise.from_dict({"stream": 1})
