@@ -11,7 +11,7 @@ from fastdrop.arrays import Array, as_input
 from fastdrop.mask import Mask
 from fastdrop.rates import as_bool
 
-# Sums that overflow do not raise half-way, whatever np.errstate says, as those of the kernels do not.
+# Whatever np.errstate says, sums that overflow do not raise half-way, as the kernels' do not.
 _quiet = np.errstate(all="ignore")
 
 

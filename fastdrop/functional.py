@@ -139,7 +139,8 @@ def dropout(
     Notes
     -----
     Every training call takes exactly one position of its generator, whatever p and the size; a
-    call that raises takes none and leaves `out` as it was.
+    call that is refused, for its arguments or for want of memory, takes none and leaves `out` as it
+    was. One that Ctrl-C stops has its position, and may have written to `out`.
 
     Elements are *selected*: a dropped NaN, infinity or negative number gives +0.0. Kept ones are
     ``x * scale`` in one rounding; 16-bit types are multiplied as float32 and rounded to nearest

@@ -31,6 +31,20 @@ def test_the_readme_runs():
         exec(compile(block, "README.md", "exec"), {})
 
 
+def test_the_page_for_trainers_runs():
+    text = (Path(__file__).parents[1] / "docs" / "trainers.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    names = {}
+    for block in blocks:
+        exec(compile(block, "trainers.md", "exec"), names)
+    np, members, x = names["np"], names["members"], names["x"]
+    np.testing.assert_array_equal(names["dx"], names["mask"].backward(names["dout"]))
+    assert len({member(np.ones(64), training=True).tobytes() for member in members}) == 3
+    assert names["plain"].scale == 1
+    assert names["own"].scale == 1.25
+    assert x.all()
+
+
 def public():
     for name in fd.__all__:
         thing = getattr(fd, name)
