@@ -172,6 +172,15 @@ cdef void sum_parts(const Job *job, uint64_t begin, uint64_t n) noexcept nogil:
     free(space)
 
 
+cdef void add_up(double *total, const double *parts, uint64_t n_parts,
+                 uint64_t columns) noexcept nogil:
+    """Add the parts in their order, which NumPy's sum does not promise."""
+    cdef uint64_t part, column
+    for part in range(n_parts):
+        for column in range(columns):
+            total[column] += parts[part * columns + column]
+
+
 cpdef tuple add_backward(grad, mask, out):
     """Return the gradients by x and by the bias: see `dropout_add_backward`."""
     if not isinstance(mask, Mask):
@@ -206,7 +215,8 @@ cpdef tuple add_backward(grad, mask, out):
     run(&job, sums.unit)
     if sums.out_of_memory:
         raise MemoryError
-    with np.errstate(all="ignore"):  # in their order, which NumPy's sum does not promise
-        dbias = np.add.accumulate(np.concatenate([np.zeros((1, sums.columns)), parts]))[-1]
-        dbias = dbias.astype(target.dtype)
+    total = np.zeros(sums.columns)
+    add_up(<double *>cnp.PyArray_DATA(total), sums.parts, n_parts, sums.columns)
+    with np.errstate(all="ignore"):
+        dbias = total.astype(target.dtype)
     return finish(target, out), dbias
