@@ -8,6 +8,7 @@ threads where it is large.
 from libc.math cimport floor, sqrt
 from libc.string cimport memcpy
 
+import signal
 import threading
 
 from fastdrop import threads
@@ -32,6 +33,9 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")  # NumPy's names, in the 
 
 # The kernels in use. Written by set_isa alone; a pointer, so that readers see the old or the new.
 cdef const fd_kernels *in_use = fd_widest()
+
+# Signals that a thread's own fault raises.
+FAULTS = {getattr(signal, name, None) for name in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL")}
 
 # Elements from which the GIL is given up. Beside a thread that is busy in Python, whoever gives it up
 # waits for it for 5 ms, the interpreter's switch interval: 32 Ki elements took 5,170 us instead of 5.
@@ -166,6 +170,10 @@ cdef void do_range(const void *job, uint64_t begin, uint64_t n) noexcept nogil:
 
 def serve():
     """What a worker does, for ever."""
+    # signals are for threads that run Python: CPython overlooks one that came to another until it next
+    # switches threads
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - FAULTS)
     with nogil:
         fd_pool_serve()
 

@@ -58,7 +58,6 @@ static void fd_pool_forget(void);
 
 #ifndef _WIN32
 #include <pthread.h>
-#include <signal.h>
 #endif
 
 #if defined(__linux__)
@@ -145,21 +144,8 @@ static void fd_wait_spinning(int32_t *at, int32_t seen, int32_t *waits) {
     fd_add(waits, -1);
 }
 
-/* Signals are for threads that run Python: CPython overlooks one that came to another until it next
- * switches threads. What a kernel's own fault would raise stays. */
-static void fd_block_signals(void) {
-#ifndef _WIN32
-    sigset_t blocked;
-    sigfillset(&blocked);
-    sigdelset(&blocked, SIGSEGV), sigdelset(&blocked, SIGBUS);
-    sigdelset(&blocked, SIGFPE), sigdelset(&blocked, SIGILL);
-    pthread_sigmask(SIG_SETMASK, &blocked, NULL);
-#endif
-}
-
 /* What a worker does, for ever. */
 static void fd_pool_serve(void) {
-    fd_block_signals();
     for (int32_t seen = fd_load(&fd_pool.turn) - 1;;) {
         fd_wait_spinning(&fd_pool.turn, seen, &fd_pool.asleep);
         seen = fd_load(&fd_pool.turn);
