@@ -6,7 +6,7 @@ cimport numpy as cnp
 
 from fastdrop.kernels cimport FD_MAX_NDIM, Job, copy, noise
 from fastdrop.rates cimport as_bool, as_real
-from fastdrop.recipe cimport as_int, as_shape, read_window
+from fastdrop.recipe cimport as_int, as_shape, read_window, refuse
 
 cnp.import_array()
 
@@ -113,7 +113,7 @@ cdef class Noise(Recipe):
 
     cdef object times(self, x):
         if self.additive_:
-            raise TypeError(self.no_arithmetic("*"))
+            refuse(self, x, "*")
         return self.apply_to(x, None, "x", True)
 
     cdef str remedy(self):

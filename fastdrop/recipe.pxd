@@ -25,10 +25,8 @@ cdef class Recipe:
     cdef int set_window(self, first, tuple shape, tuple steps) except -1
     cdef tuple fields(self)
     cdef tuple strides(self)
-    cdef object product(self, other)
     cdef object times(self, x)
     cdef str remedy(self)
-    cdef str no_arithmetic(self, str operator)
     cdef int prepare(self, Job *job, bint derivative) except -1
     cdef bint fits(self, cnp.ndarray x) noexcept
     cdef int check_still_fits(self, cnp.ndarray x) except -1
@@ -36,6 +34,7 @@ cdef class Recipe:
     cdef object apply_to(self, x, out, str name, bint derivative)
 
 
+cdef object refuse(left, right, str operator)
 cdef object as_int(value, str name, largest=*)
 cdef int check_stream(d, str what) except -1
 cdef tuple as_shape(shape)

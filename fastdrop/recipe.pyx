@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 
+cimport cython
 from cpython.number cimport PyNumber_Index
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 
@@ -19,6 +20,7 @@ cnp.import_array()
 cdef uint64_t LARGEST = <uint64_t>1 << 58  # elements of one recipe
 
 
+@cython.c_api_binop_methods(True)
 cdef class Recipe:
     """Immutable: the fields of `Mask` or `Noise`, of which the last three are a window."""
 
@@ -189,18 +191,14 @@ cdef class Recipe:
     # a mask would give x * keep, which lacks the scale, without a word.
     __array_ufunc__ = None
 
-    def __mul__(self, other):
-        """Return ``backward(other)``: what hand-written layers say as ``dout * mask``."""
-        return self.product(other)
+    # Either operand may be the recipe, as in C's interface to operators.
 
-    def __rmul__(self, other):
-        """Return ``backward(other)``."""
-        return self.product(other)
-
-    cdef object product(self, other):
-        if isinstance(other, Recipe) or (self.ndim != 0 and np.ndim(other) == 0):
-            raise TypeError(self.no_arithmetic("*"))
-        return self.times(other)
+    def __mul__(left, right):
+        """Return ``backward(x)`` of the other one: what hand-written layers say as ``dout * mask``."""
+        recipe, x = (left, right) if isinstance(left, Recipe) else (right, left)
+        if isinstance(x, Recipe) or ((<Recipe>recipe).ndim != 0 and np.ndim(x) == 0):
+            refuse(left, right, "*")
+        return (<Recipe>recipe).times(x)
 
     cdef object times(self, x):
         """Return x times the recipe."""
@@ -210,37 +208,24 @@ cdef class Recipe:
         """Say what to do instead of arithmetic."""
         raise NotImplementedError
 
-    cdef str no_arithmetic(self, str operator):
-        return f"a {self._kind} is a recipe, not an array, and has no {operator} here: {self.remedy()}"
-
-    def __add__(self, other): raise TypeError(self.no_arithmetic("+"))
-    def __radd__(self, other): raise TypeError(self.no_arithmetic("+"))
-    def __sub__(self, other): raise TypeError(self.no_arithmetic("-"))
-    def __rsub__(self, other): raise TypeError(self.no_arithmetic("-"))
-    def __truediv__(self, other): raise TypeError(self.no_arithmetic("/"))
-    def __rtruediv__(self, other): raise TypeError(self.no_arithmetic("/"))
-    def __floordiv__(self, other): raise TypeError(self.no_arithmetic("//"))
-    def __rfloordiv__(self, other): raise TypeError(self.no_arithmetic("//"))
-    def __mod__(self, other): raise TypeError(self.no_arithmetic("%"))
-    def __rmod__(self, other): raise TypeError(self.no_arithmetic("%"))
-    def __pow__(self, other, modulo): raise TypeError(self.no_arithmetic("**"))
-    def __rpow__(self, other, modulo): raise TypeError(self.no_arithmetic("**"))
-    def __matmul__(self, other): raise TypeError(self.no_arithmetic("@"))
-    def __rmatmul__(self, other): raise TypeError(self.no_arithmetic("@"))
-    def __and__(self, other): raise TypeError(self.no_arithmetic("&"))
-    def __rand__(self, other): raise TypeError(self.no_arithmetic("&"))
-    def __or__(self, other): raise TypeError(self.no_arithmetic("|"))
-    def __ror__(self, other): raise TypeError(self.no_arithmetic("|"))
-    def __xor__(self, other): raise TypeError(self.no_arithmetic("^"))
-    def __rxor__(self, other): raise TypeError(self.no_arithmetic("^"))
-    def __neg__(self): raise TypeError(self.no_arithmetic("-"))
-    def __pos__(self): raise TypeError(self.no_arithmetic("+"))
-    def __abs__(self): raise TypeError(self.no_arithmetic("abs()"))
-    def __invert__(self): raise TypeError(self.no_arithmetic("~"))
-    def __lt__(self, other): raise TypeError(self.no_arithmetic("<"))
-    def __le__(self, other): raise TypeError(self.no_arithmetic("<="))
-    def __gt__(self, other): raise TypeError(self.no_arithmetic(">"))
-    def __ge__(self, other): raise TypeError(self.no_arithmetic(">="))
+    def __add__(left, right): return refuse(left, right, "+")
+    def __sub__(left, right): return refuse(left, right, "-")
+    def __truediv__(left, right): return refuse(left, right, "/")
+    def __floordiv__(left, right): return refuse(left, right, "//")
+    def __mod__(left, right): return refuse(left, right, "%")
+    def __matmul__(left, right): return refuse(left, right, "@")
+    def __and__(left, right): return refuse(left, right, "&")
+    def __or__(left, right): return refuse(left, right, "|")
+    def __xor__(left, right): return refuse(left, right, "^")
+    def __pow__(left, right, modulo): return refuse(left, right, "**")
+    def __neg__(self): return refuse(self, None, "-")
+    def __pos__(self): return refuse(self, None, "+")
+    def __abs__(self): return refuse(self, None, "abs()")
+    def __invert__(self): return refuse(self, None, "~")
+    def __lt__(self, other): return refuse(self, other, "<")
+    def __le__(self, other): return refuse(self, other, "<=")
+    def __gt__(self, other): return refuse(self, other, ">")
+    def __ge__(self, other): return refuse(self, other, ">=")
 
     def __getattr__(self, name):
         """Say where what arrays have is to be had."""
@@ -312,7 +297,7 @@ cdef class Recipe:
 
     def __eq__(self, other):
         if isinstance(other, np.ndarray):
-            raise TypeError(self.no_arithmetic("=="))
+            refuse(self, other, "==")
         if type(self) is not type(other):
             return NotImplemented
         return self.fields() == (<Recipe>other).fields()
@@ -322,6 +307,14 @@ cdef class Recipe:
 
     def __reduce__(self):
         return _unpickle, (type(self), STREAM, *self.fields())
+
+
+cdef object refuse(left, right, str operator):
+    """Raise, for there is no such arithmetic with a recipe."""
+    cdef Recipe recipe = left if isinstance(left, Recipe) else right
+    raise TypeError(
+        f"a {recipe._kind} is a recipe, not an array, and has no {operator} here: {recipe.remedy()}"
+    )
 
 
 def _unpickle(kind, stream, *fields):
