@@ -1,6 +1,6 @@
 """Dropout for thinc, and with it for spaCy's models that train on CPUs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
 from math import prod
@@ -89,7 +89,7 @@ class FastdropOps(NumpyOps):  # type: ignore[misc]  # of no known type where thi
         ----------
         shape : int or tuple of int
             Shape of the mask.
-        drop : float or None
+        drop : float, array of one element or None
             Probability of **dropping**, in ``[0, 1]``; None is 0.
 
         Returns
@@ -105,7 +105,7 @@ class FastdropOps(NumpyOps):  # type: ignore[misc]  # of no known type where thi
         -----
         One position of the generator is taken, or one seed drawn, unless drop is 0.
         """
-        p = 0.0 if drop is None else check_p(drop, "drop")
+        p = _read_rate(drop, "drop")
         if p == 0.0:
             return np.ones(shape, np.float32)
         source = _global_generator() if self.rng is None else self.rng
@@ -113,7 +113,7 @@ class FastdropOps(NumpyOps):  # type: ignore[misc]  # of no known type where thi
         return mask.multiplier()
 
 
-def Dropout(rate: float = 0.0, rng: Any = None) -> Model[Any, Any]:
+def Dropout(rate: float | None = 0.0, rng: Any = None) -> Model[Any, Any]:
     """Layer that drops elements of arrays, Ragged, Padded and lists, and keeps no masks.
 
     It takes the place of `thinc.api.Dropout`, with any Ops on CPU. In a config it is
@@ -121,9 +121,10 @@ def Dropout(rate: float = 0.0, rng: Any = None) -> Model[Any, Any]:
 
     Parameters
     ----------
-    rate : float, optional
-        Probability of **dropping**, in ``[0, 1]``: the model's attribute ``dropout_rate``, which
-        ``thinc.api.set_dropout_rate`` sets.
+    rate : float, array of one element, None or a schedule, optional
+        Probability of **dropping**, in ``[0, 1]``; None is 0. It is kept as it is given, as the
+        model's attribute ``dropout_rate``, which ``thinc.api.set_dropout_rate`` sets. Before
+        training, a schedule has to be replaced by its rate for the step.
     rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
         Where masks come from, as in `FastdropOps`. Two layers given the same int drop the same
         elements; give all of a model one `Generator`, or None.
@@ -136,8 +137,8 @@ def Dropout(rate: float = 0.0, rng: Any = None) -> Model[Any, Any]:
     Raises
     ------
     TypeError, ValueError
-        If rate is no probability, here or at a call; if rng is of an unknown kind; and at a call
-        as `fastdrop.dropout` for the arrays, which have to be of a float type.
+        If rate is no probability, here or at a call that drops; if rng is of an unknown kind; and
+        at such a call as `fastdrop.dropout` for the arrays, which have to be of a float type.
 
     Notes
     -----
@@ -148,7 +149,8 @@ def Dropout(rate: float = 0.0, rng: Any = None) -> Model[Any, Any]:
     A list gets one mask: the same decisions that its arrays get when they are concatenated, alone
     or as a Ragged. They must be of one dtype; what comes back are views of one array.
 
-    In prediction, with rate 0 and where ``is_enabled`` is False, the input itself is returned.
+    In prediction, with rate 0 or None and where ``is_enabled`` is False, the input itself is
+    returned. As in thinc the rate is read only where it is needed: prediction takes any.
 
     **Compatibility guarantee.** As for `FastdropOps`.
 
@@ -164,15 +166,19 @@ def Dropout(rate: float = 0.0, rng: Any = None) -> Model[Any, Any]:
     >>> bool((backprop(np.ones_like(y)) == y).all())
     True
     """
-    attrs = {"dropout_rate": check_p(rate, "rate"), "is_enabled": True}
+    if not _is_schedule(rate):
+        _read_rate(rate, "rate")
+    attrs = {"dropout_rate": rate, "is_enabled": True}
     return Model("dropout", partial(_forward, _as_generator(rng)), attrs=attrs)
 
 
 def _forward(
     generator: Generator | None, model: Model[Any, Any], X: Any, is_train: bool
 ) -> tuple[Any, Callable[..., Any]]:
-    p = check_p(model.attrs["dropout_rate"], "dropout_rate")
-    if p == 0.0 or not (model.attrs["is_enabled"] and is_train):
+    if not (model.attrs["is_enabled"] and is_train):
+        return X, _unchanged
+    p = _read_rate(model.attrs["dropout_rate"], "dropout_rate")
+    if p == 0.0:
         return X, _unchanged
     return _drop(X, p, _global_generator() if generator is None else generator)
 
@@ -285,6 +291,27 @@ def _split(joined: Array, shapes: list[tuple[int, ...]]) -> list[Array]:
 
 def _unchanged(dY: Any) -> Any:
     return dY
+
+
+def _read_rate(rate: Any, name: str) -> float:
+    """Return a rate as a float: None is 0, as is False, and an array stands for its one element."""
+    if rate is None:
+        return 0.0
+    if _is_schedule(rate):
+        raise TypeError(
+            f"{name} is a schedule; give its rate for the step, as in thinc.api.set_dropout_rate("
+            "model, schedule(step)), or next(schedule) where it is an iterator"
+        )
+    if hasattr(rate, "__array__"):  # a scalar too: not every one of NumPy's is a numbers.Real
+        array = np.asarray(rate)
+        if array.size == 1:
+            rate = array.item()
+    return check_p(float(rate) if isinstance(rate, bool) else rate, name)
+
+
+def _is_schedule(rate: Any) -> bool:
+    """Whether a rate depends on the step: thinc 9's schedules are called, thinc 8's iterated."""
+    return callable(rate) or isinstance(rate, Iterator)
 
 
 def _as_generator(rng: Any) -> Generator | None:

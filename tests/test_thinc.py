@@ -4,8 +4,10 @@ import doctest
 import pickle
 import re
 import tracemalloc
+from fractions import Fraction
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 import test_docs
@@ -26,6 +28,12 @@ def _stock_ops():
 
 def normal(shape, dtype=np.float32):
     return np.random.default_rng(0).standard_normal(shape).astype(dtype)
+
+
+def decayed():
+    """What a schedule of thinc 9, or of 8, gives for the first step."""
+    schedule = thinc.decaying(0.5, 1e-4)
+    return schedule(0) if callable(schedule) else next(schedule)
 
 
 def arrays():
@@ -106,6 +114,105 @@ def test_no_probability(drop):
     model = thinc.set_dropout_rate(fdt.Dropout(), drop)
     with pytest.raises(ValueError, match=r"^dropout_rate=.* is not a probability"):
         model(normal(3), is_train=True)
+
+
+RATES = {
+    "None": (None, 0.0),
+    "0-d": (np.array(0.5), 0.5),
+    "0-d int": (np.array(1), 1.0),
+    "0-d zero": (np.array(0.0, np.float32), 0.0),
+    "one element": (np.array([[0.5]], np.float16), 0.5),
+    "float32": (np.float32(0.25), 0.25),
+    "bfloat16": (ml_dtypes.bfloat16(0.25), 0.25),
+    "fraction": (Fraction(1, 2), 0.5),
+    "False": (False, 0.0),
+    "True": (True, 1.0),
+    "of a schedule": (decayed(), 0.5),
+}
+
+
+@pytest.mark.parametrize(("rate", "p"), list(RATES.values()), ids=list(RATES))
+@pytest.mark.parametrize("set_later", [False, True])
+def test_rates_that_thinc_takes(rate, p, set_later):
+    def made(layer, **arguments):
+        if set_later:
+            return thinc.set_dropout_rate(layer(0.75, **arguments), rate)
+        return layer(rate, **arguments)
+
+    x = normal((40, 70))
+    for layer in (thinc.Dropout, fdt.Dropout):
+        model = made(layer)
+        assert model.attrs["dropout_rate"] is rate
+        assert model.predict(x) is x
+    stock, _ = made(thinc.Dropout)(np.ones_like(x), is_train=True)
+    assert set(np.unique(stock)) == set(np.unique(fd.dropout(np.ones_like(x), p, rng=5)))
+    model, gen = made(fdt.Dropout, rng=(ours := fd.Generator(5))), fd.Generator(5)
+    y, backprop = model(x, is_train=True)
+    if p == 0.0:
+        assert y is x
+        assert backprop(x) is x
+        assert ours.position == 0
+    else:
+        want, mask = fd.dropout(x, p, rng=gen, return_mask=True)
+        same(y, want)
+        same(backprop(x), mask.backward(x))
+    mask = fdt.FastdropOps(rng=5).get_dropout_mask(x.shape, rate)
+    same(mask, fd.Generator(5).mask(x.shape, p).multiplier())
+
+
+def test_layers_of_thinc_with_our_ops_take_the_same_rates():
+    x = normal((20, 10))
+    with thinc.use_ops("fastdrop", rng=5):
+        model = thinc.Relu(50, dropout=0.5).initialize(x)
+    relu = model.predict(x)
+    for rate, p in RATES.values():
+        thinc.set_dropout_rate(model, rate)
+        gen = model.ops.rng = fd.Generator(5)
+        for layer in model.walk():
+            layer.ops.rng = gen
+        want = fd.Generator(5).mask(relu.shape, p).apply(relu) if p else relu
+        np.testing.assert_array_equal(model(x, is_train=True)[0], want)
+
+
+def test_prediction_does_not_read_the_rate():
+    """As in thinc, where a rate may be one for training only, or a schedule."""
+    x = normal(9)
+    for rate in (2.0, "half", thinc.constant(0.5), iter([0.5]), [0.5]):
+        for layer in (thinc.Dropout, fdt.Dropout):
+            model = thinc.set_dropout_rate(layer(0.5), rate)
+            assert model.predict(x) is x
+            model.attrs["is_enabled"] = False
+            assert model(x, is_train=True)[0] is x
+
+
+@pytest.mark.parametrize("schedule", [lambda step: 0.5, iter([0.5])], ids=["thinc 9", "thinc 8"])
+def test_a_schedule_has_to_be_asked_before_training(schedule):
+    x = normal(9)
+    for layer in (thinc.Dropout, fdt.Dropout):
+        model = layer(schedule)
+        assert model.predict(x) is x
+        with pytest.raises(TypeError):
+            model(x, is_train=True)
+    with pytest.raises(TypeError, match=r"^dropout_rate is a schedule; .*schedule\(step\)"):
+        model(x, is_train=True)
+    with pytest.raises(TypeError, match=r"^drop is a schedule; "):
+        fdt.FastdropOps().get_dropout_mask(9, schedule)
+
+
+@pytest.mark.parametrize(
+    "rate",
+    ["half", [0.5], np.array([0.5, 0.5]), np.array([]), np.array(0.5j)],
+)
+def test_no_number(rate):
+    with pytest.raises(TypeError, match=r"^rate must be a real number in \[0, 1\], not "):
+        fdt.Dropout(rate)
+    with pytest.raises(TypeError, match=r"^drop must be a real number in \[0, 1\], not "):
+        fdt.FastdropOps().get_dropout_mask(9, rate)
+
+
+def test_an_array_of_no_probability():
+    with pytest.raises(ValueError, match=r"^rate=1\.5 is not a probability"):
+        fdt.Dropout(np.array(1.5))
 
 
 def test_rng_of_an_unknown_kind():
@@ -312,6 +419,9 @@ def test_the_model_is_one_of_thinc():
     model.initialize(normal((4, 6)), normal((4, 3)))
     other = thinc.chain(fdt.Dropout(), thinc.Linear(3), fdt.Dropout()).from_bytes(model.to_bytes())
     assert other.layers[0].attrs == {"dropout_rate": 0.2, "is_enabled": True}
+    thinc.set_dropout_rate(model, None)
+    assert other.from_bytes(model.to_bytes()).layers[0].attrs["dropout_rate"] is None
+    thinc.set_dropout_rate(model, 0.2)
     copy = model.copy()
     thinc.set_dropout_rate(copy, 0.9)
     assert model.layers[0].attrs["dropout_rate"] == 0.2
@@ -334,6 +444,9 @@ def test_a_config_names_the_layer():
     model = thinc.registry.resolve(config)["m"]
     assert model.attrs["dropout_rate"] == 0.25
     same(model(normal(99), is_train=True)[0], fd.dropout(normal(99), 0.25, rng=5))
+    for given, rate in (('"0.25"', 0.25), ("1", 1.0), ("null", None)):  # thinc's refuses null
+        config = thinc.Config().from_str(f'[m]\n@layers = "fastdrop.Dropout.v1"\nrate = {given}')
+        assert thinc.registry.resolve(config)["m"].attrs["dropout_rate"] == rate
 
 
 def test_gradients_are_those_of_finite_differences():
