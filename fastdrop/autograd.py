@@ -1,4 +1,4 @@
-"""Dropout for HIPS autograd: differentiable as often as you like, backward by the recipe."""
+"""Dropout and noise for HIPS autograd: differentiable any number of times, by the recipe."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from autograd.tracer import getval, isbox
 from fastdrop import rules
 from fastdrop.arrays import Array, as_input
 from fastdrop.mask import Mask
+from fastdrop.noise import Noise
 
-__all__ = ["apply", "dropout"]
+__all__ = ["apply", "dropout", "gaussian_dropout", "gaussian_noise"]
 
 
 @overload
@@ -84,6 +85,7 @@ def dropout(
     See Also
     --------
     apply : the same mask at each call, as numerical checks of a gradient need it.
+    gaussian_dropout, gaussian_noise : Gaussian noise, likewise.
 
     Notes
     -----
@@ -114,21 +116,126 @@ def dropout(
     >>> grad(lambda w: np.sum(grad(loss)(w)))(np.arange(8.0))
     array([4., 0., 4., 0., 4., 0., 4., 4.])
     """
-    array = as_input(getval(x), "x")
-    mask = rules.elements(p, noise_shape, mode).mask(array.shape, training, rng)
-    if training or mask.scale != 1.0:
-        y = _apply(x, mask)
-    else:
-        y = x if isbox(x) or isinstance(x, np.ndarray) else array
-    return (y, mask) if return_mask else y
+    return _drop(rules.elements(p, noise_shape, mode), x, training, rng, return_mask)
 
 
-def apply(mask: Mask, x: Any) -> Any:
-    """Apply a mask, as `Mask.apply` does, and differentiate through it.
+def gaussian_dropout(
+    x: Any,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    rng: Any = None,
+    return_mask: bool = False,
+) -> Any:
+    """Gaussian dropout that autograd differentiates, as `fastdrop.gaussian_dropout` otherwise.
 
     Parameters
     ----------
-    mask : Mask
+    x : array_like or autograd's box of one
+        As in `dropout`.
+    p : float, optional
+        Rate in ``[0, 1)``: x is multiplied by noise of mean 1 and standard deviation
+        ``sqrt(p / (1-p))``.
+    training : bool, optional
+        Whether to multiply; if not, the result is **x itself**.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        Where the noise comes from, see `fastdrop.dropout`.
+    return_mask : bool, optional
+        Whether to return the `Noise` too, for `apply`.
+
+    Returns
+    -------
+    y : ndarray, or a box where x is one
+        Of x's shape and dtype.
+    noise : Noise
+        Only with ``return_mask=True``.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As `fastdrop.gaussian_dropout`.
+
+    Notes
+    -----
+    As for `dropout`: the graph holds the recipe, the factors are made again for each derivative,
+    and a function that is to be called again takes its `Noise` from outside, for `apply`.
+
+    **Compatibility guarantee.** As for `fastdrop.gaussian_dropout`.
+
+    Examples
+    --------
+    >>> import autograd.numpy as np
+    >>> from autograd import elementwise_grad
+    >>> from fastdrop.autograd import gaussian_dropout
+    >>> def f(x):
+    ...     return gaussian_dropout(x, 0.5, rng=0)
+    >>> x = np.ones(1000)
+    >>> bool((elementwise_grad(f)(x) == f(x)).all())
+    True
+    """
+    return _drop(rules.gaussian(p), x, training, rng, return_mask)
+
+
+def gaussian_noise(
+    x: Any,
+    stddev: float,
+    *,
+    training: bool = True,
+    rng: Any = None,
+    return_mask: bool = False,
+) -> Any:
+    """Add Gaussian noise, and differentiate through it, as `fastdrop.gaussian_noise` otherwise.
+
+    Parameters
+    ----------
+    x : array_like or autograd's box of one
+        As in `dropout`.
+    stddev : float
+        Standard deviation of the noise, in units of x; a constant to autograd.
+    training : bool, optional
+        Whether to add it; if not, the result is **x itself**.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        Where the noise comes from, see `fastdrop.dropout`.
+    return_mask : bool, optional
+        Whether to return the `Noise` too, for `apply`.
+
+    Returns
+    -------
+    y : ndarray, or a box where x is one
+        Of x's shape and dtype.
+    noise : Noise
+        Only with ``return_mask=True``.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As `fastdrop.gaussian_noise`.
+
+    Notes
+    -----
+    As for `gaussian_dropout`; the derivative by x is 1.
+
+    **Compatibility guarantee.** As for `fastdrop.gaussian_noise`.
+
+    Examples
+    --------
+    >>> import autograd.numpy as np
+    >>> from autograd import elementwise_grad
+    >>> from fastdrop.autograd import gaussian_noise
+    >>> elementwise_grad(lambda x: gaussian_noise(x, 0.1, rng=0) ** 0)(np.ones(3))
+    array([0., 0., 0.])
+    >>> elementwise_grad(lambda x: 3 * gaussian_noise(x, 0.1, rng=0))(np.ones(3))
+    array([3., 3., 3.])
+    """
+    return _drop(rules.additive(stddev), x, training, rng, return_mask)
+
+
+def apply(mask: Mask | Noise, x: Any) -> Any:
+    """Apply a recipe, as `Mask.apply` and `Noise.apply` do, and differentiate through it.
+
+    Parameters
+    ----------
+    mask : Mask or Noise
         Of x's shape, of any member of the family; a constant to autograd.
     x : array_like or autograd's box of one
         As in `dropout`.
@@ -156,23 +263,37 @@ def apply(mask: Mask, x: Any) -> Any:
     >>> elementwise_grad(lambda x: apply(mask, x))(np.ones(8))
     array([2., 0., 2., 0., 2., 0., 2., 2.])
     """
-    if not isinstance(mask, Mask):
-        raise TypeError(f"mask must be a fastdrop.Mask, not {type(mask).__name__}")
+    if not isinstance(mask, Mask | Noise):
+        raise TypeError(
+            f"mask must be a fastdrop.Mask or fastdrop.Noise, not {type(mask).__name__}"
+        )
     return _apply(x, mask)
 
 
+def _drop(rule: rules.Rule, x: Any, training: bool, rng: Any, return_mask: bool) -> Any:
+    """Do a call: every one of the family, whose rule says what is done."""
+    array = as_input(getval(x), "x")
+    recipe = rule.mask(array.shape, training, rng)
+    # of the recipes of inference only the mask of "downscale_in_infer" does anything
+    if training or getattr(recipe, "scale", 1.0) != 1.0:
+        y = _apply(x, recipe)
+    else:
+        y = x if isbox(x) or isinstance(x, np.ndarray) else array
+    return (y, recipe) if return_mask else y
+
+
 @primitive  # type: ignore[untyped-decorator]  # of no known type where autograd is not installed
-def _apply(x: Any, mask: Mask) -> Array:
-    return mask.apply(x)
+def _apply(x: Any, recipe: Mask | Noise) -> Array:
+    return recipe.apply(x)
 
 
 @primitive  # type: ignore[untyped-decorator]
-def _backward(grad: Any, mask: Mask) -> Array:
-    return mask.backward(grad)
+def _backward(grad: Any, recipe: Mask | Noise) -> Array:
+    return recipe.backward(grad)
 
 
-# The map is linear but for a shift, and its matrix is diagonal: its derivative in either direction
-# is _backward, whose own derivative is _backward again.
+# The map is linear but for a shift or the noise added, and its matrix is diagonal: its derivative
+# in either direction is _backward, whose own derivative is _backward again.
 for _function in (_apply, _backward):
-    defvjp(_function, lambda y, x, mask: lambda grad: _backward(grad, mask), argnums=(0,))
-    defjvp(_function, lambda grad, y, x, mask: _backward(grad, mask), argnums=(0,))
+    defvjp(_function, lambda y, x, recipe: lambda grad: _backward(grad, recipe), argnums=(0,))
+    defjvp(_function, lambda grad, y, x, recipe: _backward(grad, recipe), argnums=(0,))

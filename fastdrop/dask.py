@@ -1,4 +1,4 @@
-"""Dropout on Dask arrays: lazy, and the same bits however the array is chunked."""
+"""Dropout and Gaussian noise on Dask arrays: lazy, the same bits however the array is chunked."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from dask.layers import ArrayBlockwiseDep
 from fastdrop import rules
 from fastdrop.arrays import Array, as_input
 from fastdrop.mask import Mask
+from fastdrop.noise import Noise
 
-__all__ = ["apply", "backward", "dropout"]
+__all__ = ["apply", "backward", "dropout", "gaussian_dropout", "gaussian_noise"]
 
 
 @overload
@@ -91,7 +92,8 @@ def dropout(
 
     See Also
     --------
-    apply, backward : a Mask by hand.
+    apply, backward : a recipe by hand.
+    gaussian_dropout, gaussian_noise : Gaussian noise, likewise.
     fastdrop.dropout : the function on NumPy arrays.
 
     Notes
@@ -117,20 +119,128 @@ def dropout(
     >>> bool((y == fd.dropout(x, 0.5, rng=fd.Generator(0))).all())
     True
     """
-    shape = _known_shape(x, "x")
-    mask = rules.elements(p, noise_shape, mode).mask(shape, training, rng)
-    y = x if not training and mask.scale == 1.0 else _map(_apply, mask, x)
-    return (y, mask) if return_mask else y
+    return _drop("dropout", rules.elements(p, noise_shape, mode), x, training, rng, return_mask)
 
 
-def apply(mask: Mask, x: da.Array) -> da.Array:
-    """Apply a mask of the whole array's shape, as `Mask.apply` does, lazily and block by block.
+def gaussian_dropout(
+    x: da.Array,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    rng: Any = None,
+    return_mask: bool = False,
+) -> Any:
+    """Gaussian dropout of a Dask array, as `fastdrop.gaussian_dropout` of what it stands for.
 
     Parameters
     ----------
-    mask : Mask
-        Of x's shape: of `dropout`, of `Generator.mask`, or one of another member of the family,
-        with its shift and fill.
+    x : dask.array.Array
+        As in `dropout`.
+    p : float, optional
+        Rate in ``[0, 1)``: x is multiplied by noise of mean 1 and standard deviation
+        ``sqrt(p / (1-p))``.
+    training : bool, optional
+        Whether to multiply; if not, the result is **x itself**.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        Where the noise comes from, asked once, when the graph is built, as in `dropout`.
+    return_mask : bool, optional
+        Whether to return the `Noise` of the whole array too, for `backward`.
+
+    Returns
+    -------
+    y : dask.array.Array
+        As of `dropout`.
+    noise : Noise
+        Only with ``return_mask=True``. In inference its standard deviation is 0.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As `dropout` for x, and as `fastdrop.gaussian_dropout`.
+
+    Notes
+    -----
+    Each block's task is one window of one noise, as in `dropout`. Rows of blocks much shorter than
+    64 elements cost more than their size, see `Noise`.
+
+    **Compatibility guarantee.** The result has the bits of
+    ``fastdrop.gaussian_dropout(x.compute(), ...)`` with the same generator state, whatever the
+    chunks, the scheduler and the number of workers.
+
+    Examples
+    --------
+    >>> import dask.array as da, numpy as np
+    >>> import fastdrop as fd
+    >>> from fastdrop.dask import backward, gaussian_dropout
+    >>> x = da.ones((100, 80), chunks=(30, 25))
+    >>> y, noise = gaussian_dropout(x, 0.2, rng=0, return_mask=True)
+    >>> bool((y == fd.gaussian_dropout(np.ones((100, 80)), 0.2, rng=0)).all())
+    True
+    >>> bool((backward(noise, x) == y).all())
+    True
+    """
+    return _drop("gaussian_dropout", rules.gaussian(p), x, training, rng, return_mask)
+
+
+def gaussian_noise(
+    x: da.Array,
+    stddev: float,
+    *,
+    training: bool = True,
+    rng: Any = None,
+    return_mask: bool = False,
+) -> Any:
+    """Add Gaussian noise to a Dask array, as `fastdrop.gaussian_noise` to what it stands for.
+
+    Parameters
+    ----------
+    x : dask.array.Array
+        As in `dropout`.
+    stddev : float
+        Standard deviation of the noise, in units of x.
+    training : bool, optional
+        Whether to add it; if not, the result is **x itself**.
+    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
+        Where the noise comes from, asked once, when the graph is built, as in `dropout`.
+    return_mask : bool, optional
+        Whether to return the `Noise` of the whole array too, for `backward`.
+
+    Returns
+    -------
+    y : dask.array.Array
+        As of `dropout`.
+    noise : Noise
+        Only with ``return_mask=True``. In inference its standard deviation is 0.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As `dropout` for x, and as `fastdrop.gaussian_noise`.
+
+    Notes
+    -----
+    **Compatibility guarantee.** As for `gaussian_dropout`.
+
+    Examples
+    --------
+    >>> import dask.array as da, numpy as np
+    >>> import fastdrop as fd
+    >>> from fastdrop.dask import gaussian_noise
+    >>> y = gaussian_noise(da.full((100, 80), 7.0, chunks=(30, 25)), 0.1, rng=0)
+    >>> bool((y == fd.gaussian_noise(np.full((100, 80), 7.0), 0.1, rng=0)).all())
+    True
+    """
+    return _drop("gaussian_noise", rules.additive(stddev), x, training, rng, return_mask)
+
+
+def apply(mask: Mask | Noise, x: da.Array) -> da.Array:
+    """Apply a recipe of the whole array's shape, as `Mask.apply` and `Noise.apply` do, lazily.
+
+    Parameters
+    ----------
+    mask : Mask or Noise
+        Of x's shape: of the functions here, of `Generator.mask`, or of another member of the
+        family, with its shift and fill.
     x : dask.array.Array
         As in `dropout`.
 
@@ -157,17 +267,17 @@ def apply(mask: Mask, x: da.Array) -> da.Array:
     array([[2., 0., 2., 0.],
            [2., 0., 2., 2.]])
     """
-    _check_fits(mask, x, "x")
+    _check_fits(mask, "apply", x, "x")
     return _map(_apply, mask, x)
 
 
-def backward(mask: Mask, grad: da.Array) -> da.Array:
-    """Gradient of `apply` and of `dropout`: as `Mask.backward`, lazily and block by block.
+def backward(mask: Mask | Noise, grad: da.Array) -> da.Array:
+    """Gradient of `apply` and of the functions here: as `Mask.backward`, lazily.
 
     Parameters
     ----------
-    mask : Mask
-        Of grad's shape, as `dropout` returned it.
+    mask : Mask or Noise
+        Of grad's shape, as it was returned or given to `apply`.
     grad : dask.array.Array
         Gradient by the output; its dtype and chunks need not be those of x.
 
@@ -193,54 +303,66 @@ def backward(mask: Mask, grad: da.Array) -> da.Array:
     >>> backward(mask, da.ones(8, chunks=5)).compute()
     array([2., 0., 2., 0., 2., 0., 2., 2.])
     """
-    _check_fits(mask, grad, "grad")
+    _check_fits(mask, "backward", grad, "grad")
     return _map(_backward, mask, grad)
 
 
 class _Windows(ArrayBlockwiseDep):  # type: ignore[misc]  # of no known type where Dask is not installed
-    """What Dask asks for a block's argument: the window of the mask that the block lies in."""
+    """What Dask asks for a block's argument: the window of the recipe that the block lies in."""
 
-    def __init__(self, mask: Mask, chunks: tuple[tuple[int, ...], ...]) -> None:
+    def __init__(self, recipe: Mask | Noise, chunks: tuple[tuple[int, ...], ...]) -> None:
         super().__init__(chunks)
-        self.mask = mask
+        self.recipe = recipe
         self.starts = [tuple(accumulate(sizes, initial=0)) for sizes in chunks]
 
-    def __getitem__(self, block: tuple[int, ...]) -> Mask:
+    def __getitem__(self, block: tuple[int, ...]) -> Mask | Noise:
         at = zip(block, self.starts, strict=True)
-        return self.mask[tuple(slice(starts[i], starts[i + 1]) for i, starts in at)]
+        return self.recipe[tuple(slice(starts[i], starts[i + 1]) for i, starts in at)]
 
     def __dask_tokenize__(self) -> Any:
-        return "fastdrop", self.mask.__reduce__()[1], self.chunks
+        return "fastdrop", self.recipe.__reduce__()[1], self.chunks
 
 
-def _apply(block: Array, window: Mask) -> Array:
+def _apply(block: Array, window: Mask | Noise) -> Array:
     return window.apply(block)
 
 
-def _backward(block: Array, window: Mask) -> Array:
+def _backward(block: Array, window: Mask | Noise) -> Array:
     return window.backward(block)
 
 
-def _map(task: Any, mask: Mask, x: da.Array) -> da.Array:
+def _drop(
+    function: str, rule: rules.Rule, x: Any, training: bool, rng: Any, return_mask: bool
+) -> Any:
+    """Do a call: every one of the family, whose rule says what is done."""
+    shape = _known_shape(x, "x", f"fastdrop.{function}")
+    recipe = rule.mask(shape, training, rng)
+    # of the recipes of inference only the mask of "downscale_in_infer" does anything
+    unchanged = not training and getattr(recipe, "scale", 1.0) == 1.0
+    y = x if unchanged else _map(_apply, recipe, x)
+    return (y, recipe) if return_mask else y
+
+
+def _map(task: Any, recipe: Mask | Noise, x: da.Array) -> da.Array:
     axes = tuple(range(x.ndim))
     return da.blockwise(
         task,
         axes,
         x,
         axes,
-        _Windows(mask, x.chunks),
+        _Windows(recipe, x.chunks),
         axes,
-        token=f"dropout{task.__name__}",
+        token=type(recipe).__name__.lower() + task.__name__,
         meta=np.empty((0,) * x.ndim, x.dtype.newbyteorder("=")),  # as the kernels return them
         align_arrays=False,
     )
 
 
-def _known_shape(x: Any, name: str) -> tuple[int, ...]:
-    """Shape of a Dask array whose blocks can be dropped from; an error for any other."""
+def _known_shape(x: Any, name: str, plain: str) -> tuple[int, ...]:
+    """Shape of a Dask array that the kernels take, or an error, which names the plain function."""
     if not isinstance(x, da.Array):
         raise TypeError(
-            f"{name} must be a dask.array.Array, not {type(x).__name__}; fastdrop.dropout takes "
+            f"{name} must be a dask.array.Array, not {type(x).__name__}; {plain} takes "
             "NumPy arrays, and dask.array.from_array makes a Dask array of one"
         )
     as_input(meta_from_array(x), name)
@@ -248,14 +370,18 @@ def _known_shape(x: Any, name: str) -> tuple[int, ...]:
     if any(math.isnan(n) for n in shape):
         raise ValueError(
             f"{name} has shape {shape}, with chunks of unknown sizes: where a block's elements lie "
-            f"in the whole decides which are dropped; call {name}.compute_chunk_sizes() first"
+            "in the whole decides what becomes of them; call "
+            f"{name}.compute_chunk_sizes() first"
         )
     return shape
 
 
-def _check_fits(mask: Any, x: Any, name: str) -> None:
-    if not isinstance(mask, Mask):
-        raise TypeError(f"mask must be a fastdrop.Mask, not {type(mask).__name__}")
-    shape = _known_shape(x, name)
-    if shape != mask.shape:
-        raise ValueError(f"{name} has shape {shape}; the mask is for {mask.shape}")
+def _check_fits(recipe: Any, method: str, x: Any, name: str) -> None:
+    if not isinstance(recipe, Mask | Noise):
+        raise TypeError(
+            f"mask must be a fastdrop.Mask or fastdrop.Noise, not {type(recipe).__name__}"
+        )
+    kind = type(recipe).__name__
+    shape = _known_shape(x, name, f"fastdrop.{kind}.{method}")
+    if shape != recipe.shape:
+        raise ValueError(f"{name} has shape {shape}; the {kind.lower()} is for {recipe.shape}")

@@ -1,6 +1,7 @@
 """HIPS autograd: forward and backward by one recipe, derivatives of any order."""
 
 import doctest
+import re
 import tracemalloc
 
 import numpy as np
@@ -14,6 +15,7 @@ autograd = pytest.importorskip("autograd", reason="needs: pip install autograd")
 anp = pytest.importorskip("autograd.numpy")
 fda = pytest.importorskip("fastdrop.autograd")
 
+from autograd import make_jvp  # noqa: E402
 from autograd.core import make_vjp  # noqa: E402
 from autograd.test_util import check_grads  # noqa: E402
 
@@ -50,6 +52,30 @@ def test_value_and_gradient_are_those_of_the_plain_call(dtype, arguments):
     same(pullback(want), mask.backward(want))
 
 
+GAUSSIAN = {"gaussian_dropout": 0.3, "gaussian_noise": 0.7}  # and a rate
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("function", list(GAUSSIAN))
+@pytest.mark.parametrize("training", [True, False])
+def test_noise_and_its_gradient_are_those_of_the_plain_call(dtype, function, training):
+    x = normal((30, 40), dtype)
+    call, rate = getattr(fda, function), GAUSSIAN[function]
+    want, noise = getattr(fd, function)(x, rate, rng=5, training=training, return_mask=True)
+    gen = fd.Generator(5)
+    y, recipe = call(x, rate, rng=gen, training=training, return_mask=True)
+    assert gen.position == training
+    assert recipe == noise
+    same(y, want)
+    for f in (lambda x: call(x, rate, rng=5, training=training), lambda x: fda.apply(noise, x)):
+        pullback, y = make_vjp(f, x)
+        same(y, want)
+        same(pullback(want), noise.backward(want))
+        y, tangent = make_jvp(f)(x)(want)
+        same(y, want)
+        same(tangent, noise.backward(want))
+
+
 def test_the_mask_is_that_of_the_plain_call():
     gen = fd.Generator(5)
     y, mask = fda.dropout(normal(99), 0.3, rng=gen, return_mask=True)
@@ -82,6 +108,37 @@ def test_gradients_of_both_modes_and_two_orders(shape):
         return anp.sum(fda.dropout(hidden, 0.4, rng=5) ** 3 + fda.apply(mask, x * anp.exp(w)))
 
     check_grads(loss, modes=["fwd", "rev"], order=2)(x, w)
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (3, 4)])
+def test_gradients_of_noise_and_two_orders(shape):
+    x = normal(shape)
+    w = 1.5 + normal(shape)
+    noise = fd.Noise(5, 1, shape, 0.4)
+
+    def loss(x, w):
+        hidden = anp.tanh(fda.gaussian_noise(x * w, 0.5, rng=5))
+        dropped = fda.gaussian_dropout(hidden, 0.4, rng=5)
+        return anp.sum(dropped**3 + fda.apply(noise, x * anp.exp(w)))
+
+    check_grads(loss, modes=["fwd", "rev"], order=2)(x, w)
+
+
+@pytest.mark.parametrize("additive", [False, True])
+def test_higher_derivatives_of_noise_are_exact(additive):
+    x = normal(50)
+    noise = fd.Noise(5, 0, 50, 0.7, additive=additive)
+    y, factor = noise.apply(x), noise.backward(np.ones(50))
+
+    def cubed(x):
+        return fda.apply(noise, x) ** 3
+
+    hessian = autograd.hessian(lambda x: anp.sum(cubed(x)))(x)
+    np.testing.assert_allclose(hessian, np.diag(6 * factor**2 * y), rtol=1e-13)
+    third = cubed
+    for _ in range(3):
+        third = autograd.elementwise_grad(third)
+    np.testing.assert_allclose(third(x), 6 * factor**3, rtol=1e-13)
 
 
 def test_second_derivatives_are_exact():
@@ -118,28 +175,35 @@ def test_scalars_and_lists():
     gradient = autograd.grad(lambda x: fda.dropout(x, 0.5, rng=0) * 3.0)(2.0)
     assert gradient == 6.0
     same(fda.dropout([1.0, 2.0], 0.0), np.array([1.0, 2.0]))
-    same(fda.dropout([1.0, 2.0], 0.5, training=False), np.array([1.0, 2.0]))
+    gradient = autograd.grad(lambda x: fda.gaussian_dropout(x, 0.3, rng=5))(2.0)
+    assert gradient == fd.gaussian_dropout(1.0, 0.3, rng=5)
+    assert autograd.grad(lambda x: fda.gaussian_noise(x, 0.3) * 3.0)(2.0) == 3.0
+    same(fda.gaussian_noise([1.0, 2.0], 0.0), np.array([1.0, 2.0]))
 
 
-def test_inference_returns_x_itself():
+@pytest.mark.parametrize("function", ["dropout", *GAUSSIAN])
+def test_inference_returns_x_itself(function):
     x = normal(9)
-    assert fda.dropout(x, 0.5, training=False) is x
+    call = getattr(fda, function)
+    assert call(x, 0.5, training=False) is x
+    same(call([1.0, 2.0], 0.5, training=False), np.array([1.0, 2.0]))
     boxes = []
 
     def f(x):
-        boxes.extend([x, fda.dropout(x, 0.5, training=False)])
+        boxes.extend([x, call(x, 0.5, training=False)])
         return anp.sum(boxes[1])
 
     autograd.grad(f)(x)
     assert boxes[0] is boxes[1]
 
 
-def test_the_graph_keeps_a_recipe():
+@pytest.mark.parametrize("function", ["dropout", *GAUSSIAN])
+def test_the_graph_keeps_a_recipe(function):
     x = normal(2**20)
 
     def chain(x):
         for _ in range(5):
-            x = fda.dropout(x, 0.1, rng=gen)
+            x = getattr(fda, function)(x, 0.1, rng=gen)
         return x
 
     gen = fd.Generator(5)
@@ -176,6 +240,29 @@ def test_refused(error, message, x, arguments):
     assert gen.position == 0
 
 
+@pytest.mark.parametrize("function", list(GAUSSIAN))
+@pytest.mark.parametrize("training", [True, False])
+def test_noise_refused(function, training):
+    """All that the plain function refuses, in its words."""
+    gen = fd.Generator(5)
+    for x, given in (
+        (normal(3), {"rate": -0.1}),
+        (normal(3), {"rate": np.nan}),
+        (normal(3), {"rate": 1.0 if function == "gaussian_dropout" else 1e39}),
+        (normal(3), {"rate": "5"}),
+        (np.arange(3), {}),
+        (normal(3) + 1j, {}),
+        (normal(3), {"rng": "5"}),
+    ):
+        arguments = {"rng": gen, "training": training, **given}
+        rate = arguments.pop("rate", GAUSSIAN[function])
+        with pytest.raises((TypeError, ValueError)) as plain:
+            getattr(fd, function)(x, rate, **arguments)
+        with pytest.raises(plain.type, match=f"^{re.escape(str(plain.value))}$"):
+            getattr(fda, function)(x, rate, **arguments)
+    assert gen.position == 0
+
+
 def test_a_function_called_again_for_its_gradient_takes_its_mask_from_outside():
     mask = fd.Generator(5).mask(8, 0.5)
 
@@ -191,12 +278,18 @@ def test_boxes_in_the_plain_function_are_sent_here():
         autograd.grad(lambda x: anp.sum(fd.dropout(x)))(normal(3))
 
 
-def test_masks_that_do_not_fit():
-    mask = fd.Generator(5).mask(4)
-    with pytest.raises(ValueError, match=r"^x has shape \(5,\); the mask is for \(4,\)"):
-        autograd.grad(lambda x: anp.sum(fda.apply(mask, x)))(normal(5))
-    with pytest.raises(TypeError, match=r"^mask must be a fastdrop\.Mask, not ndarray"):
-        fda.apply(mask.keep(), normal(4))
+@pytest.mark.parametrize(
+    ("kind", "recipe"), [("mask", fd.Generator(5).mask(4)), ("noise", fd.Noise(5, 0, 4))]
+)
+def test_recipes_that_do_not_fit(kind, recipe):
+    with pytest.raises(ValueError, match=rf"^x has shape \(5,\); the {kind} is for \(4,\)"):
+        autograd.grad(lambda x: anp.sum(fda.apply(recipe, x)))(normal(5))
+
+
+def test_what_is_no_recipe():
+    keep = fd.Generator(5).mask(4).keep()
+    with pytest.raises(TypeError, match=r"^mask must be a fastdrop\.Mask or fastdrop\.Noise, not "):
+        fda.apply(keep, normal(4))
 
 
 # ---- documentation -------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import doctest
 import os
+import re
 
 import ml_dtypes
 import numpy as np
@@ -46,6 +47,18 @@ def chunked(draw):
     return shape, tuple(chunks)
 
 
+GAUSSIAN = {"gaussian_dropout": 0.3, "gaussian_noise": 0.7}  # and a rate
+
+
+def recipes(shape):
+    """A mask, and a noise of each kind."""
+    return {
+        "mask": fd.Generator(5).mask(shape, 0.3),
+        "multiplied": fd.Noise(5, 0, shape, 0.7),
+        "added": fd.Noise(5, 0, shape, 0.7, additive=True),
+    }
+
+
 # ---- the same bits -------------------------------------------------------------------------------
 
 
@@ -67,6 +80,48 @@ def test_every_dtype(dtype, chunks):
     assert_same_bits(y.compute(), fd.dropout(x, 0.3, rng=5))
 
 
+@pytest.mark.parametrize("function", list(GAUSSIAN))
+@settings(max_examples=40, deadline=None)
+@given(chunked(), st.booleans(), st.integers(0, 2**64 - 1))
+def test_any_chunking_gives_the_same_noise(function, case, noisy, seed):
+    shape, chunks = case
+    x, rate = normal(shape), GAUSSIAN[function] * noisy
+    y = getattr(fdd, function)(da.from_array(x, chunks=chunks), rate, rng=seed)
+    assert y.chunks == chunks
+    assert_same_bits(y.compute(), getattr(fd, function)(x, rate, rng=seed))
+
+
+@pytest.mark.parametrize("function", list(GAUSSIAN))
+@pytest.mark.parametrize("chunks", [(40, 50), (7, 50), (13, 17)])
+def test_noise_of_every_dtype(function, dtype, chunks):
+    x = normal((40, 50), dtype)
+    rate = GAUSSIAN[function]
+    gen, plain = fd.Generator(5), fd.Generator(5)
+    for _ in range(2):
+        lazy = da.from_array(x, chunks=chunks)
+        y, noise = getattr(fdd, function)(lazy, rate, rng=gen, return_mask=True)
+        want, of_plain = getattr(fd, function)(x, rate, rng=plain, return_mask=True)
+        assert noise == of_plain
+        assert gen.position == plain.position
+        assert y.dtype == dtype
+        assert_same_bits(y.compute(), want)
+        grad = fdd.backward(noise, da.from_array(x, chunks=11))
+        assert_same_bits(grad.compute(), noise.backward(x))
+
+
+@pytest.mark.parametrize("kind", ["mask", "multiplied", "added"])
+def test_recipes_of_each_kind(kind):
+    x = normal((40, 50))
+    lazy = da.from_array(x, chunks=(13, 17))
+    whole, window = recipes((40, 50))[kind], recipes((100, 200))[kind][20:60, 30:80]
+    for recipe in (whole, window):
+        assert_same_bits(fdd.apply(recipe, lazy).compute(), recipe.apply(x))
+        assert_same_bits(fdd.backward(recipe, lazy).compute(), recipe.backward(x))
+    names = {call(r, lazy).name for r in (whole, window) for call in (fdd.apply, fdd.backward)}
+    assert len(names) == 4
+    assert fdd.apply(recipes((40, 50))[kind], lazy).name in names
+
+
 @pytest.mark.parametrize("noise_shape", [(1, 50, 6), (40, 1, 6), (40, None, 1), (1, 1, 1)])
 @pytest.mark.parametrize("mode", ["upscale_in_train", "downscale_in_infer"])
 @pytest.mark.parametrize("training", [True, False])
@@ -84,6 +139,11 @@ def test_inference_returns_x_itself_and_takes_no_position():
     gen = fd.Generator(5)
     x = da.ones((4, 5), chunks=2)
     assert fdd.dropout(x, 0.5, rng=gen, training=False) is x
+    for function, rate in GAUSSIAN.items():
+        arguments = {"rng": gen, "training": False, "return_mask": True}
+        y, noise = getattr(fdd, function)(x, rate, **arguments)
+        assert y is x
+        assert noise == getattr(fd, function)(np.ones((4, 5)), rate, **arguments)[1]
     assert gen.position == 0
 
 
@@ -137,6 +197,13 @@ def test_an_array_that_no_machine_holds():
     y = fdd.apply(whole[-3:], x)[-1, -100:]
     keep = _reference.keep_range(42, 0, 2**42 - 100, 100, 0.1)
     np.testing.assert_array_equal(y.compute() != 0, keep)
+
+
+def test_noise_of_an_array_that_no_machine_holds():
+    x = da.zeros((2**20, 2**22), dtype=np.float16, chunks=(2**17, 2**20))[-3:]
+    whole = fd.Noise(42, 0, (2**20, 2**22), additive=True)
+    y = fdd.apply(whole[-3:], x)[-1, -100:]
+    assert_same_bits(y.compute(), whole[-1, -100:].normals().astype(np.float16))
 
 
 # ---- lazy, and pure ------------------------------------------------------------------------------
@@ -237,17 +304,48 @@ def test_sizes_found_out_are_sizes_known():
     )
 
 
+@pytest.mark.parametrize("function", list(GAUSSIAN))
+@pytest.mark.parametrize("training", [True, False])
+def test_noise_refused(function, training):
+    """Arrays are refused as by dropout, rates as by the plain function, which is named."""
+    gen = fd.Generator(5)
+    call, rate = getattr(fdd, function), GAUSSIAN[function]
+    for error, message, x, arguments in refused():
+        if not arguments:
+            with pytest.raises(error, match=message):
+                call(x, rate, rng=gen, training=training)
+    with pytest.raises(TypeError, match=rf"not ndarray; fastdrop\.{function} takes NumPy arrays"):
+        call(np.ones(3), rate, rng=gen, training=training)
+    x = da.ones(4, chunks=2)
+    for wrong in (-0.1, np.nan, "5", True, 1.0 if function == "gaussian_dropout" else 1e39):
+        with pytest.raises((TypeError, ValueError)) as plain:
+            getattr(fd, function)(np.ones(4), wrong)
+        with pytest.raises(plain.type, match=f"^{re.escape(str(plain.value))}$"):
+            call(x, wrong, rng=gen, training=training)
+    with pytest.raises(TypeError, match=r"^rng must be"):
+        call(x, rate, rng="5", training=training)
+    assert gen.position == 0
+
+
 @pytest.mark.parametrize("function", ["apply", "backward"])
-def test_masks_that_do_not_fit(function):
+@pytest.mark.parametrize("kind", ["mask", "multiplied", "added"])
+def test_recipes_that_do_not_fit(function, kind):
     name = {"apply": "x", "backward": "grad"}[function]
-    call = getattr(fdd, function)
-    mask = fd.Generator(5).mask((4, 5))
-    with pytest.raises(ValueError, match=rf"^{name} has shape \(5, 4\); the mask is for \(4, 5\)"):
-        call(mask, da.ones((5, 4)))
-    with pytest.raises(TypeError, match=rf"^{name} must be a dask\.array\.Array"):
-        call(mask, np.ones((4, 5)))
-    with pytest.raises(TypeError, match=r"^mask must be a fastdrop\.Mask, not ndarray"):
-        call(mask.keep(), da.ones((4, 5)))
+    call, recipe = getattr(fdd, function), recipes((4, 5))[kind]
+    what = type(recipe).__name__
+    message = rf"^{name} has shape \(5, 4\); the {what.lower()} is for \(4, 5\)"
+    with pytest.raises(ValueError, match=message):
+        call(recipe, da.ones((5, 4)))
+    message = rf"^{name} must be a dask\.array\.Array, .*; fastdrop\.{what}\.{function} takes NumPy"
+    with pytest.raises(TypeError, match=message):
+        call(recipe, np.ones((4, 5)))
+
+
+@pytest.mark.parametrize("function", ["apply", "backward"])
+def test_what_is_no_recipe(function):
+    keep = fd.Generator(5).mask((4, 5)).keep()
+    with pytest.raises(TypeError, match=r"^mask must be a fastdrop\.Mask or fastdrop\.Noise, not "):
+        getattr(fdd, function)(keep, da.ones((4, 5)))
 
 
 def test_a_block_of_another_size_than_declared():
@@ -283,8 +381,12 @@ def test_on_a_cluster_of_processes(client, dtype):
     for chunks in ((600, 70), (50, 70), (33, 20)):
         y = fdd.dropout(da.from_array(x, chunks=chunks), 0.3, rng=5)
         assert_same_bits(client.compute(y).result(), want)
-    grad = fdd.backward(mask, da.from_array(x, chunks=(50, 70)))
-    assert_same_bits(client.compute(grad).result(), mask.backward(x))
+    lazy = da.from_array(x, chunks=(50, 70))
+    assert_same_bits(client.compute(fdd.backward(mask, lazy)).result(), mask.backward(x))
+    for function, rate in GAUSSIAN.items():
+        y, noise = getattr(fdd, function)(lazy, rate, rng=5, return_mask=True)
+        assert_same_bits(client.compute(y).result(), getattr(fd, function)(x, rate, rng=5))
+        assert_same_bits(client.compute(fdd.backward(noise, lazy)).result(), noise.backward(x))
 
 
 def test_blocks_lost_with_their_worker_come_back_the_same(client, distributed):
