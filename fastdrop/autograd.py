@@ -1,11 +1,14 @@
-"""Dropout and noise for HIPS autograd: differentiable any number of times, by the recipe."""
+"""Dropout and noise for HIPS autograd: differentiable any number of times, by the recipe.
+
+The members of the family that share decisions along axes, such as `fastdrop.dropout2d`, are
+`dropout` with a noise shape: the same bits.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
-import numpy as np
 from autograd.extend import defjvp, defvjp, primitive
 from autograd.tracer import getval, isbox
 
@@ -14,7 +17,15 @@ from fastdrop.arrays import Array, as_input
 from fastdrop.mask import Mask
 from fastdrop.noise import Noise
 
-__all__ = ["apply", "dropout", "gaussian_dropout", "gaussian_noise"]
+__all__ = [
+    "alpha_dropout",
+    "apply",
+    "drop_path",
+    "dropout",
+    "feature_alpha_dropout",
+    "gaussian_dropout",
+    "gaussian_noise",
+]
 
 
 @overload
@@ -117,6 +128,138 @@ def dropout(
     array([4., 0., 4., 0., 4., 0., 4., 4.])
     """
     return _drop(rules.elements(p, noise_shape, mode), x, training, rng, return_mask)
+
+
+def alpha_dropout(
+    x: Any,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    rng: Any = None,
+    noise_shape: int | Sequence[int | None] | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Alpha dropout that autograd differentiates, as `fastdrop.alpha_dropout` otherwise.
+
+    Parameters
+    ----------
+    x, p, training, rng, noise_shape, return_mask : as in `dropout`
+
+    Returns
+    -------
+    y, mask : as in `dropout`
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As `dropout`.
+
+    Notes
+    -----
+    **Compatibility guarantee.** As for `dropout`, with `fastdrop.alpha_dropout` in its place.
+
+    Examples
+    --------
+    >>> import autograd.numpy as np, fastdrop as fd
+    >>> from autograd import elementwise_grad
+    >>> from fastdrop.autograd import alpha_dropout
+    >>> ones = np.ones((20, 30))
+    >>> y, mask = fd.alpha_dropout(ones, 0.2, rng=0, return_mask=True)
+    >>> dx = elementwise_grad(lambda x: alpha_dropout(x, 0.2, rng=0))(ones)
+    >>> bool((dx == mask.backward(ones)).all())
+    True
+    """
+    return _drop(rules.alpha(p, noise_shape), x, training, rng, return_mask)
+
+
+def feature_alpha_dropout(
+    x: Any,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    rng: Any = None,
+    return_mask: bool = False,
+) -> Any:
+    """Alpha dropout of whole channels, as `fastdrop.feature_alpha_dropout`, differentiable.
+
+    Parameters
+    ----------
+    x : array_like or autograd's box of one
+        Shape (N, C, ...), at least two axes.
+    p, training, rng, return_mask : as in `dropout`
+
+    Returns
+    -------
+    y, mask : as in `dropout`
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As `dropout`; ValueError also where x has fewer axes.
+
+    Notes
+    -----
+    **Compatibility guarantee.** As for `dropout`, with `fastdrop.feature_alpha_dropout` in its
+    place.
+
+    Examples
+    --------
+    >>> import autograd.numpy as np, fastdrop as fd
+    >>> from autograd import elementwise_grad
+    >>> from fastdrop.autograd import feature_alpha_dropout
+    >>> ones = np.ones((20, 30))
+    >>> y, mask = fd.feature_alpha_dropout(ones, 0.2, rng=0, return_mask=True)
+    >>> dx = elementwise_grad(lambda x: feature_alpha_dropout(x, 0.2, rng=0))(ones)
+    >>> bool((dx == mask.backward(ones)).all())
+    True
+    """
+    return _drop(rules.alpha_features(p), x, training, rng, return_mask)
+
+
+def drop_path(
+    x: Any,
+    p: float = 0.0,
+    *,
+    training: bool = True,
+    rng: Any = None,
+    scale_by_keep: bool = True,
+    return_mask: bool = False,
+) -> Any:
+    """Drop whole examples, as `fastdrop.drop_path`, and differentiate through it.
+
+    Parameters
+    ----------
+    x : array_like or autograd's box of one
+        Shape (N, ...), at least one axis.
+    scale_by_keep : bool, optional
+        Whether to multiply what is kept by ``1/(1-p)``.
+    p, training, rng, return_mask : as in `dropout`
+
+    Returns
+    -------
+    y, mask : as in `dropout`
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As `dropout`; ValueError also where x is 0-d.
+
+    Notes
+    -----
+    **Compatibility guarantee.** As for `dropout`, with `fastdrop.drop_path` in its place.
+
+    Examples
+    --------
+    >>> import autograd.numpy as np, fastdrop as fd
+    >>> from autograd import elementwise_grad
+    >>> from fastdrop.autograd import drop_path
+    >>> ones = np.ones((20, 30))
+    >>> y, mask = fd.drop_path(ones, 0.5, rng=0, return_mask=True)
+    >>> dx = elementwise_grad(lambda x: drop_path(x, 0.5, rng=0))(ones)
+    >>> bool((dx == mask.backward(ones)).all())
+    True
+    """
+    return _drop(rules.examples(p, scale_by_keep), x, training, rng, return_mask)
 
 
 def gaussian_dropout(
@@ -278,7 +421,7 @@ def _drop(rule: rules.Rule, x: Any, training: bool, rng: Any, return_mask: bool)
     if training or getattr(recipe, "scale", 1.0) != 1.0:
         y = _apply(x, recipe)
     else:
-        y = x if isbox(x) or isinstance(x, np.ndarray) else array
+        y = x if isbox(x) else array
     return (y, recipe) if return_mask else y
 
 

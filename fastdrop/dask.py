@@ -1,4 +1,8 @@
-"""Dropout and Gaussian noise on Dask arrays: lazy, the same bits however the array is chunked."""
+"""Dropout and Gaussian noise on Dask arrays: lazy, the same bits however the array is chunked.
+
+The members of the family that share decisions along axes, such as `fastdrop.dropout2d`, are
+`dropout` with a noise shape: the same bits.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,16 @@ from fastdrop.arrays import Array, as_input
 from fastdrop.mask import Mask
 from fastdrop.noise import Noise
 
-__all__ = ["apply", "backward", "dropout", "gaussian_dropout", "gaussian_noise"]
+__all__ = [
+    "alpha_dropout",
+    "apply",
+    "backward",
+    "drop_path",
+    "dropout",
+    "feature_alpha_dropout",
+    "gaussian_dropout",
+    "gaussian_noise",
+]
 
 
 @overload
@@ -120,6 +133,132 @@ def dropout(
     True
     """
     return _drop("dropout", rules.elements(p, noise_shape, mode), x, training, rng, return_mask)
+
+
+def alpha_dropout(
+    x: da.Array,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    rng: Any = None,
+    noise_shape: int | Sequence[int | None] | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Alpha dropout of a Dask array, as `fastdrop.alpha_dropout` of what it stands for.
+
+    Parameters
+    ----------
+    x, p, training, rng, noise_shape, return_mask : as in `dropout`
+
+    Returns
+    -------
+    y, mask : as in `dropout`
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As `dropout`.
+
+    Notes
+    -----
+    **Compatibility guarantee.** As for `dropout`, with `fastdrop.alpha_dropout` in its place.
+
+    Examples
+    --------
+    >>> import dask.array as da, numpy as np
+    >>> import fastdrop as fd
+    >>> from fastdrop.dask import alpha_dropout
+    >>> y = alpha_dropout(da.ones((20, 30), chunks=(7, 8)), 0.2, rng=0)
+    >>> bool((y == fd.alpha_dropout(np.ones((20, 30)), 0.2, rng=0)).all())
+    True
+    """
+    return _drop("alpha_dropout", rules.alpha(p, noise_shape), x, training, rng, return_mask)
+
+
+def feature_alpha_dropout(
+    x: da.Array,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    rng: Any = None,
+    return_mask: bool = False,
+) -> Any:
+    """Alpha dropout of whole channels, as `fastdrop.feature_alpha_dropout` of what x stands for.
+
+    Parameters
+    ----------
+    x : dask.array.Array
+        Shape (N, C, ...), at least two axes.
+    p, training, rng, return_mask : as in `dropout`
+
+    Returns
+    -------
+    y, mask : as in `dropout`
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As `dropout`; ValueError also where x has fewer axes.
+
+    Notes
+    -----
+    **Compatibility guarantee.** As for `dropout`, with `fastdrop.feature_alpha_dropout` in its
+    place.
+
+    Examples
+    --------
+    >>> import dask.array as da, numpy as np
+    >>> import fastdrop as fd
+    >>> from fastdrop.dask import feature_alpha_dropout
+    >>> y = feature_alpha_dropout(da.ones((20, 30), chunks=(7, 8)), 0.2, rng=0)
+    >>> bool((y == fd.feature_alpha_dropout(np.ones((20, 30)), 0.2, rng=0)).all())
+    True
+    """
+    return _drop("feature_alpha_dropout", rules.alpha_features(p), x, training, rng, return_mask)
+
+
+def drop_path(
+    x: da.Array,
+    p: float = 0.0,
+    *,
+    training: bool = True,
+    rng: Any = None,
+    scale_by_keep: bool = True,
+    return_mask: bool = False,
+) -> Any:
+    """Drop whole examples, as `fastdrop.drop_path` of the array that x stands for.
+
+    Parameters
+    ----------
+    x : dask.array.Array
+        Shape (N, ...), at least one axis.
+    scale_by_keep : bool, optional
+        Whether to multiply what is kept by ``1/(1-p)``.
+    p, training, rng, return_mask : as in `dropout`
+
+    Returns
+    -------
+    y, mask : as in `dropout`
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As `dropout`; ValueError also where x is 0-d.
+
+    Notes
+    -----
+    **Compatibility guarantee.** As for `dropout`, with `fastdrop.drop_path` in its place.
+
+    Examples
+    --------
+    >>> import dask.array as da, numpy as np
+    >>> import fastdrop as fd
+    >>> from fastdrop.dask import drop_path
+    >>> y = drop_path(da.ones((20, 30), chunks=(7, 8)), 0.5, rng=0)
+    >>> bool((y == fd.drop_path(np.ones((20, 30)), 0.5, rng=0)).all())
+    True
+    """
+    return _drop("drop_path", rules.examples(p, scale_by_keep), x, training, rng, return_mask)
 
 
 def gaussian_dropout(

@@ -110,6 +110,41 @@ def test_gradients_of_both_modes_and_two_orders(shape):
     check_grads(loss, modes=["fwd", "rev"], order=2)(x, w)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        ("alpha_dropout", {"p": 0.3}),
+        ("alpha_dropout", {"p": 0.3, "noise_shape": (30, 1)}),
+        ("alpha_dropout", {"p": 1.0}),
+        ("feature_alpha_dropout", {"p": 0.3}),
+        ("drop_path", {"p": 0.3}),
+        ("drop_path", {"p": 0.3, "scale_by_keep": False}),
+        ("drop_path", {}),
+    ],
+)
+def test_members_of_the_family(function, arguments, training):
+    x, gen = normal((30, 40)), fd.Generator(5)
+    call, arguments = getattr(fda, function), {"training": training, **arguments}
+    want, mask = getattr(fd, function)(x, rng=5, return_mask=True, **arguments)
+    y, recipe = call(x, rng=gen, return_mask=True, **arguments)
+    same(y, want)
+    assert recipe == mask
+    assert gen.position == training
+    pullback, y = make_vjp(lambda x: call(x, rng=5, **arguments), x)
+    same(y, want)
+    same(pullback(x), mask.backward(x))
+    check_grads(lambda x: call(x, rng=5, **arguments) ** 2, modes=["fwd", "rev"], order=2)(x)
+    for refused in (np.arange(30), np.ones((30, 40), complex), np.ones(())):
+        if function == "alpha_dropout" and refused.ndim == 0 and "noise_shape" not in arguments:
+            continue  # of a scalar too
+        with pytest.raises((TypeError, ValueError)) as plain:
+            getattr(fd, function)(refused, **arguments)
+        with pytest.raises(plain.type, match=f"^{re.escape(str(plain.value))}$"):
+            call(refused, rng=gen, **arguments)
+    assert gen.position == training
+
+
 @pytest.mark.parametrize("shape", [(), (7,), (3, 4)])
 def test_gradients_of_noise_and_two_orders(shape):
     x = normal(shape)

@@ -50,6 +50,22 @@ def chunked(draw):
 GAUSSIAN = {"gaussian_dropout": 0.3, "gaussian_noise": 0.7}  # and a rate
 
 
+FAMILY = {  # arguments
+    "alpha_dropout": {"p": 0.3},
+    "alpha_dropout, shared": {"p": 0.3, "noise_shape": (1, None, 6)},
+    "alpha_dropout of all": {"p": 1.0},
+    "feature_alpha_dropout": {"p": 0.3},
+    "drop_path": {"p": 0.3},
+    "drop_path, unscaled": {"p": 0.3, "scale_by_keep": False},
+    "drop_path by default": {},
+}
+
+
+def of_family(module, case):
+    """A function of the family, and its arguments."""
+    return getattr(module, case.partition(",")[0].partition(" ")[0]), FAMILY[case]
+
+
 def recipes(shape):
     """A mask, and a noise of each kind."""
     return {
@@ -113,8 +129,9 @@ def test_noise_of_every_dtype(function, dtype, chunks):
 def test_recipes_of_each_kind(kind):
     x = normal((40, 50))
     lazy = da.from_array(x, chunks=(13, 17))
-    whole, window = recipes((40, 50))[kind], recipes((100, 200))[kind][20:60, 30:80]
-    for recipe in (whole, window):
+    whole, larger = recipes((40, 50))[kind], recipes((100, 200))[kind]
+    window = larger[20:60, 30:80]
+    for recipe in (whole, window, larger[1:81:2, 1:151:3]):
         assert_same_bits(fdd.apply(recipe, lazy).compute(), recipe.apply(x))
         assert_same_bits(fdd.backward(recipe, lazy).compute(), recipe.backward(x))
     names = {call(r, lazy).name for r in (whole, window) for call in (fdd.apply, fdd.backward)}
@@ -154,6 +171,52 @@ def test_backward_has_chunks_of_its_own():
     assert grad.chunks != y.chunks
     assert_same_bits(grad.compute(), mask.backward(x.astype(np.float64)))
     assert_same_bits(fdd.apply(mask, da.from_array(x, chunks=11)).compute(), y.compute())
+
+
+@pytest.mark.parametrize("case", list(FAMILY))
+@pytest.mark.parametrize("training", [True, False])
+def test_members_of_the_family(case, training):
+    x = normal((40, 50, 6))
+    lazy, gen = da.from_array(x, chunks=(13, 17, 4)), fd.Generator(5)
+    (call, arguments), (plain, _) = of_family(fdd, case), of_family(fd, case)
+    y, mask = call(lazy, rng=gen, training=training, return_mask=True, **arguments)
+    want, of_plain = plain(x, rng=5, training=training, return_mask=True, **arguments)
+    assert mask == of_plain
+    assert gen.position == training
+    assert (y is lazy) == (not training)
+    assert_same_bits(y.compute(), want)
+    assert_same_bits(fdd.backward(mask, lazy).compute(), mask.backward(x))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_rest_of_the_family_is_a_noise_shape(training):
+    arguments = {"p": 0.3, "rng": 5, "training": training}
+    for function, shape, noise_shape in (
+        ("dropout1d", (5, 6, 7), (None, None, 1)),
+        ("dropout2d", (5, 6, 7, 2), (None, None, 1, 1)),
+        ("dropout3d", (5, 6, 7, 2, 3), (None, None, 1, 1, 1)),
+        ("locked_dropout", (5, 6, 7), (1, None, None)),
+        ("embedding_dropout", (50, 7), (None, 1)),
+    ):
+        x = normal(shape)
+        y = fdd.dropout(da.from_array(x, chunks=3), noise_shape=noise_shape, **arguments)
+        assert_same_bits(y.compute(), getattr(fd, function)(x, **arguments))
+
+
+@pytest.mark.parametrize("case", list(FAMILY))
+def test_members_of_the_family_refuse_what_the_plain_ones_do(case):
+    gen, (call, arguments), (plain, _) = fd.Generator(5), of_family(fdd, case), of_family(fd, case)
+    name = call.__name__
+    with pytest.raises(TypeError, match=rf"^x must be .*; fastdrop\.{name} takes NumPy arrays"):
+        call(np.ones((4, 5, 6)), rng=gen, **arguments)
+    for shape, wrong in (((4, 5, 6), {"p": 1.5}), ((4, 5, 6), {"p": "5"}), ((), arguments)):
+        if name == "alpha_dropout" and wrong is arguments and "noise_shape" not in wrong:
+            continue  # of a scalar too
+        with pytest.raises((TypeError, ValueError)) as error:
+            plain(np.ones(shape), **wrong)
+        with pytest.raises(error.type, match=f"^{re.escape(str(error.value))}$"):
+            call(da.ones(shape), rng=gen, **wrong)
+    assert gen.position == 0
 
 
 def test_other_members_of_the_family_by_their_mask():
