@@ -444,7 +444,7 @@ def test_a_config_names_the_layer():
     model = thinc.registry.resolve(config)["m"]
     assert model.attrs["dropout_rate"] == 0.25
     same(model(normal(99), is_train=True)[0], fd.dropout(normal(99), 0.25, rng=5))
-    for given, rate in (('"0.25"', 0.25), ("1", 1.0), ("null", None)):  # thinc's refuses null
+    for given, rate in (("1", 1.0), ("null", None)):  # thinc's refuses null
         config = thinc.Config().from_str(f'[m]\n@layers = "fastdrop.Dropout.v1"\nrate = {given}')
         assert thinc.registry.resolve(config)["m"].attrs["dropout_rate"] == rate
 
