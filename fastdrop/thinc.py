@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
 from math import prod
+from numbers import Real
 from typing import Any, Optional
 
 import numpy as np
@@ -122,9 +123,9 @@ def Dropout(rate: float | None = 0.0, rng: Any = None) -> Model[Any, Any]:
     Parameters
     ----------
     rate : float, array of one element, None or a schedule, optional
-        Probability of **dropping**, in ``[0, 1]``; None is 0. It is kept as it is given, as the
-        model's attribute ``dropout_rate``, which ``thinc.api.set_dropout_rate`` sets. Before
-        training, a schedule has to be replaced by its rate for the step.
+        Probability of **dropping**, in ``[0, 1]``; None is 0. It is the model's attribute
+        ``dropout_rate``, which ``thinc.api.set_dropout_rate`` sets, and is read at each call in
+        training: there has to be a schedule's rate for the step then, not the schedule.
     rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
         Where masks come from, as in `FastdropOps`. Two layers given the same int drop the same
         elements; give all of a model one `Generator`, or None.
@@ -167,7 +168,8 @@ def Dropout(rate: float | None = 0.0, rng: Any = None) -> Model[Any, Any]:
     True
     """
     if not _is_schedule(rate):
-        _read_rate(rate, "rate")
+        p = _read_rate(rate, "rate")
+        rate = p if isinstance(rate, Real) else rate  # as a float any number can be saved
     attrs = {"dropout_rate": rate, "is_enabled": True}
     return Model("dropout", partial(_forward, _as_generator(rng)), attrs=attrs)
 

@@ -142,7 +142,8 @@ def test_rates_that_thinc_takes(rate, p, set_later):
     x = normal((40, 70))
     for layer in (thinc.Dropout, fdt.Dropout):
         model = made(layer)
-        assert model.attrs["dropout_rate"] is rate
+        kept = model.attrs["dropout_rate"]
+        assert kept is rate or (not set_later and kept == p and type(kept) is float)
         assert model.predict(x) is x
     stock, _ = made(thinc.Dropout)(np.ones_like(x), is_train=True)
     assert set(np.unique(stock)) == set(np.unique(fd.dropout(np.ones_like(x), p, rng=5)))
@@ -158,6 +159,23 @@ def test_rates_that_thinc_takes(rate, p, set_later):
         same(backprop(x), mask.backward(x))
     mask = fdt.FastdropOps(rng=5).get_dropout_mask(x.shape, rate)
     same(mask, fd.Generator(5).mask(x.shape, p).multiplier())
+
+
+@pytest.mark.parametrize("rate", [None, 0.25, np.float32(0.25), Fraction(1, 4), np.array(0.25)])
+def test_rates_are_saved(rate):
+    model = fdt.Dropout(0.5).from_bytes(fdt.Dropout(rate).to_bytes())
+    assert model.attrs["dropout_rate"] == rate
+
+
+def test_an_array_is_read_at_each_call():
+    rate = np.array(0.0)
+    x = normal(9)
+    for layer in (thinc.Dropout, fdt.Dropout):
+        model = layer(rate)
+        rate[...] = 0.0
+        assert model(x, is_train=True)[0] is x
+        rate[...] = 1.0
+        assert not model(x, is_train=True)[0].any()
 
 
 def test_layers_of_thinc_with_our_ops_take_the_same_rates():
