@@ -24,7 +24,7 @@ cpdef cnp.ndarray as_input(x, str name):
     cdef cnp.ndarray array = x if type(x) is cnp.ndarray else _as_array(x, name)
     if dtype_of(array) == FD_DTYPES:
         raise TypeError(
-            f"{name} has dtype {array.dtype}; dropout takes float16, bfloat16, float32 and float64: "
+            f"{name} has dtype {array.dtype}; fastdrop takes float16, bfloat16, float32 and float64: "
             f"{_remedy(x, array.dtype, name)}"
         )
     return array
@@ -107,7 +107,7 @@ cdef bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
 def _remedy(x, dtype, name):
     """Say what to do with what has a wrong dtype."""
     if type(x).__module__.startswith("autograd."):
-        return f"fastdrop.autograd.dropout({name}) takes autograd's boxes"
+        return "the functions of fastdrop.autograd, and its apply(mask, x), take autograd's boxes"
     if type(x).__module__.startswith("scipy.sparse"):
         return (
             f"{name}.data are the stored values, which dropout may be given (zeros stay zeros); "
@@ -124,7 +124,7 @@ def _remedy(x, dtype, name):
     if dtype.kind in "OSU" and not hasattr(x, "astype"):
         return "give numbers"
     if dtype.kind == "c":
-        return f"multiply it by what becomes of ones, as in {name} * dropout(np.ones({name}.shape))"
+        return f"apply one Mask to its parts, as in mask.apply({name}.real) + 1j * mask.apply({name}.imag)"
     convert = f"{name}.astype(np.float32)" if hasattr(x, "astype") else f"np.float32({name})"
     return f"convert it, as in {convert}"
 

@@ -175,7 +175,7 @@ def Dropout(rate: float | None = 0.0, rng: Any = None) -> Model[Any, Any]:
 
 
 def _forward(
-    generator: Generator | None, model: Model[Any, Any], X: Any, is_train: bool
+    generator: Any, model: Model[Any, Any], X: Any, is_train: bool
 ) -> tuple[Any, Callable[..., Any]]:
     if not (model.attrs["is_enabled"] and is_train):
         return X, _unchanged
@@ -316,11 +316,12 @@ def _is_schedule(rate: Any) -> bool:
     return callable(rate) or isinstance(rate, Iterator)
 
 
-def _as_generator(rng: Any) -> Generator | None:
+def _as_generator(rng: Any) -> Any:
+    """Return what masks are taken from, None or one of NumPy's legacy generators among it."""
     if rng is None:
         return None
     source = as_source(rng)
-    return source if isinstance(source, Generator) else Generator(source)
+    return Generator(source) if isinstance(source, np.random.Generator) else source
 
 
 def _global_generator() -> np.random.Generator:

@@ -309,7 +309,7 @@ def test_a_function_called_again_for_its_gradient_takes_its_mask_from_outside():
 
 
 def test_boxes_in_the_plain_function_are_sent_here():
-    with pytest.raises(TypeError, match=r"^x has dtype object; .*fastdrop\.autograd\.dropout\(x\)"):
+    with pytest.raises(TypeError, match=r"^x has dtype object; .*fastdrop\.autograd.*apply"):
         autograd.grad(lambda x: anp.sum(fd.dropout(x)))(normal(3))
 
 

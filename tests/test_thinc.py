@@ -514,3 +514,20 @@ def test_the_page_runs():
     assert len(blocks) == 2
     for block in blocks:
         exec(compile(block, "thinc.md", "exec"), {})
+
+
+@pytest.mark.parametrize("make", [lambda: np.random, lambda: np.random.RandomState(0)])
+def test_the_legacy_generators_are_asked_at_each_call(make):
+    rng = make()
+    ops, layer = fdt.FastdropOps(rng=rng), fdt.Dropout(0.5, rng=rng)
+    X = np.ones((20, 30), np.float32)
+
+    def draws():
+        rng.seed(3)
+        masks = [ops.get_dropout_mask((20, 30), 0.5) for _ in range(2)]
+        return [*masks, *(layer(X, is_train=True)[0] for _ in range(2))]
+
+    first, again = draws(), draws()
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert len({a.tobytes() for a in first}) == 4
