@@ -18,7 +18,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 GNU = ["-std=c11", "-g0", "-ffp-contract=off", "-fvisibility=hidden"]
-if sys.platform == "linux":  # no exception comes this way: 4 % of the wheel, which is to stay below 1 MB
+if sys.platform == "linux":  # no exception comes this way, and they would be 4 % of the wheel
     GNU.append("-fno-asynchronous-unwind-tables")
 COMPILE = {"unix": GNU, "mingw32": GNU, "msvc": ["/std:c11", "/O2", "/fp:precise"]}
 OPTIMIZE = {"kernels": "-O3", "the way to them": "-O2"}  # there -O3 gains nothing
