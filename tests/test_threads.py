@@ -94,7 +94,7 @@ import numpy as np, fastdrop as fd
 import numpy.ma  # which NumPy imports late: Python may swallow an interrupt within an import
 fd.set_num_threads(3)
 fd.kernels.set_grain(1)
-# so many elements that the GIL is given up: until it is next taken CPython 3.11 may overlook a signal
+# so many elements that the GIL is given up: until it is taken CPython 3.11 may overlook a signal
 x = np.ones(1 << 18, np.float32)
 want = fd.dropout(x, .5, rng=0)
 y = np.empty_like(x)
