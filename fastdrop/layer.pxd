@@ -11,7 +11,7 @@ cdef class Layer:
     cdef bint owns_rng
     cdef object __weakref__
 
-    cdef int check_words(self, dict kwargs) except -1
+    cdef int check_words(self, dict kwargs, method) except -1
     cdef int renew(self) except -1
 
 

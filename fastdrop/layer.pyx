@@ -77,13 +77,12 @@ cdef class Layer:
     _rate = "p"  # the name of what `_rule` is given
 
     def __cinit__(self, *args, **kwargs):
-        if kwargs and type(self).__init__.__module__.startswith("fastdrop."):
-            self.check_words(kwargs)
+        self.check_words(kwargs, type(self).__init__)
 
-    cdef int check_words(self, dict kwargs) except -1:
-        """Say what an argument is called here that has another library's name."""
+    cdef int check_words(self, dict kwargs, method) except -1:
+        """Say what an argument is called here, unless the method, a user's, may know it."""
         for word in kwargs:
-            if word in WORDS:
+            if word in WORDS and str(getattr(method, "__module__", "")).startswith("fastdrop."):
                 meant = WORDS[word].format(rate=self._rate)
                 raise TypeError(f"{type(self).__name__} takes no {word}: it takes {meant}")
         return 0
@@ -141,9 +140,9 @@ cdef class Layer:
     def __call__(self, *args, **kwargs):
         if not kwargs:
             return self.forward(args[0]) if len(args) == 1 else self.forward(*args)
-        if type(self).__module__.startswith("fastdrop."):
-            self.check_words(kwargs)
-        return self.forward(*args, **kwargs)
+        method = self.forward
+        self.check_words(kwargs, method)
+        return method(*args, **kwargs)
 
     def forward(self, x, out=None, return_mask=False, *, training=None):
         """Apply dropout; remember its mask.

@@ -386,7 +386,7 @@ cdef object as_index(k, axis, n):
 cdef tuple as_shape(shape):
     """Return a shape as a tuple of ints, or say what is wrong with it."""
     try:
-        if type(shape) is tuple or np.iterable(shape):
+        if type(shape) is not int and (type(shape) is tuple or np.iterable(shape)):
             sizes = tuple([PyNumber_Index(n) for n in shape])
         else:
             sizes = (PyNumber_Index(shape),)
