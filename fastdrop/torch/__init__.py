@@ -635,7 +635,7 @@ def _drop(x: Tensor, p: float, kind: str, shared: int, inplace: bool) -> Tensor:
     ):
         raise _refusal(x)
     if torch.compiler.is_compiling() or operator.is_watched(x):
-        y = operator.call(x, operator.draw_seed(), p, kind, shared)
+        y = torch.ops.fastdrop.drop(x, operator.draw_seed(), p, kind, shared)
         return x.copy_(y) if inplace else y
     if x.numel() == 0:
         return x

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdrop.torch import operator
 from fastdrop.torch.memory import CPU, Recipe, fill
 from fastdrop.torch.operator import bare_apply, base_of, is_forward_mode, is_recorded, is_watched
 
@@ -17,7 +16,7 @@ def apply(x: Tensor, recipe: Recipe) -> Tensor:
     if is_watched(x) or torch.compiler.is_compiling():  # in a backward that is itself traced
         seed, p, kind, shared = recipe
         signed = seed - (seed >> 63 << 64)
-        return operator.call(x, torch.tensor(signed, device=CPU), p, kind, shared)
+        return torch.ops.fastdrop.drop(x, torch.tensor(signed, device=CPU), p, kind, shared)
     if is_recorded(x):
         return _recorded(x, recipe, False)
     y = torch.empty_like(x)

@@ -7,13 +7,21 @@ call public is used here alone.
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from typing import Any
 
 import torch
 import torch.fx
 from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
-from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
+from torch.fx.experimental.proxy_tensor import (
+    ProxyTorchDispatchMode,
+    get_proxy_mode,
+    get_proxy_slot,
+)
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils.checkpoint import CheckpointPolicy
 
 from fastdrop.torch.memory import CPU, DERIVATIVES, Recipe, fill
@@ -46,9 +54,31 @@ def is_forward_mode() -> bool:
     return forward_ad._current_level >= 0
 
 
+def is_wrapper(x: Tensor) -> bool:
+    """Whether x wraps other tensors, as a DTensor does: it knows operators of PyTorch, not ours."""
+    return type(x) not in (Tensor, torch.nn.Parameter) and is_traceable_wrapper_subclass(x)
+
+
 def base_of(view: Tensor) -> Tensor | None:
     """Return the tensor of which this is a view, where it is one."""
     return view._base
+
+
+def is_empty(x: Tensor) -> bool:
+    """Whether x is known to have no elements; a size that data decide is not known."""
+    none = x.numel() == 0
+    if not isinstance(none, torch.SymBool):
+        return bool(none)
+    # where there are symbols this is loaded; elsewhere it would take half a second
+    from torch.fx.experimental.symbolic_shapes import guard_or_false
+
+    return guard_or_false(none)
+
+
+def is_in_onnx_export() -> bool:
+    """Whether an ONNX export is under way; what does it is loaded then, and slow to load."""
+    onnx = None if torch.compiler.is_dynamo_compiling() else sys.modules.get("torch.onnx")
+    return onnx is not None and onnx.is_in_onnx_export()
 
 
 def bare_apply(function: type[torch.autograd.Function]) -> Any:
@@ -65,13 +95,12 @@ def bare_apply(function: type[torch.autograd.Function]) -> Any:
 
 def draw_seed() -> Tensor:
     """Draw the seed of one mask from torch's default CPU generator."""
-    if torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
-        return torch.ops.fastdrop.seed()
-    return _randint()
-
-
-def _randint() -> Tensor:
     return torch.randint(_LOWEST, _HIGHEST, (), device=CPU)
+
+
+def no_seed() -> Tensor:
+    """Return what stands for a seed where all is dropped, whatever it is."""
+    return torch.zeros((), dtype=torch.int64, device=CPU)
 
 
 def seed_bits(seed: Tensor) -> int:
@@ -107,7 +136,12 @@ class _Op(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *rest: Any) -> Tensor:
         _Op.keep(ctx, *rest)
-        with torch._C._AutoDispatchBelowAutograd():
+        with contextlib.ExitStack() as stack:
+            if torch._C._are_functorch_transforms_active():
+                # transforms outside this one differentiate too, but in here autograd is off
+                stack.enter_context(torch.enable_grad())
+                stack.enter_context(forward_ad._set_fwd_grad_enabled(True))
+            stack.enter_context(torch._C._AutoDispatchBelowAutograd())
             return torch.ops.fastdrop.drop(x, *rest)
 
     @staticmethod
@@ -122,74 +156,55 @@ class _Op(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
-        return call(tangent, *ctx.saved_tensors, *ctx.rest)
+        return torch.ops.fastdrop.drop(tangent, *ctx.saved_tensors, *ctx.rest)
 
 
 _with_derivatives = bare_apply(_Op)
 
 
 @torch.library.impl("fastdrop::drop", "Autograd")
-def _op_autograd(*args: Any) -> Tensor:
-    return _with_derivatives(*args)
-
-
-class _Transformed(torch.autograd.Function):
-    """The operator once more, for torch.func, which asks for it in this form."""
-
-    @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return torch.ops.fastdrop.drop(*args)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _Op.keep(ctx, *inputs[1:])
-
-    backward = _Op.backward
-    jvp = _Op.jvp
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, x: Tensor, seed: Tensor, *rest: Any) -> tuple[Tensor, int]:
-        n = info.batch_size
-        if n == 0:
-            return torch.empty_like(x), in_dims[0] or 0
-        xs = [x] * n if in_dims[0] is None else x.unbind(in_dims[0])
-        seeds = [seed] * n if in_dims[1] is None else seed.unbind(in_dims[1])
-        pairs = zip(xs, seeds, strict=True)
-        return torch.stack([_Transformed.apply(a, b, *rest) for a, b in pairs]), 0
-
-
-def call(x: Tensor, seed: Tensor, p: float, kind: str, shared: int) -> Tensor:
-    """Call the operator, in the form that is asked for here."""
-    if torch._C._are_functorch_transforms_active():
-        return _Transformed.apply(x, seed, p, kind, shared)
-    return torch.ops.fastdrop.drop(x, seed, p, kind, shared)
-
-
-# The draw of a seed, for torch.compile. Calls of it are equal expressions to the compiler, whatever
-# its tags, and two layers would drop alike. So a graph gets ``aten::randint`` instead, known to be
-# random, and that marked as what backward must not do again.
-
-torch.library.define("fastdrop::seed", "() -> Tensor", tags=torch.Tag.nondeterministic_seeded)
-torch.library.impl("fastdrop::seed", "CompositeExplicitAutograd", _randint)
-
-
-@torch.library.register_fake("fastdrop::seed")
-def _seed_fake() -> Tensor:
-    return torch.empty((), dtype=torch.int64, device=CPU)
-
-
-@torch.library.register_torch_dispatch("fastdrop::seed", ProxyTorchDispatchMode)
-def _seed_traced(mode: Any, *_: Any) -> Tensor:
-    if torch.is_grad_enabled() and torch._functorch.config.activation_memory_budget == 0:
+def _op_autograd(x: Tensor, *rest: Any) -> Tensor:
+    if (
+        x.requires_grad
+        and torch.is_grad_enabled()
+        and get_proxy_mode() is not None
+        and torch._functorch.config.activation_memory_budget == 0
+    ):
         raise RuntimeError(
             "torch._functorch.config.activation_memory_budget = 0 makes backward draw its random "
             "numbers again, those of PyTorch's own dropout too, and gradients wrong: give a number "
             "above 0, such as 0.01"
         )
-    before = torch.fx.traceback.current_meta
-    torch.fx.traceback.current_meta = before | {"recompute": CheckpointPolicy.MUST_SAVE}
-    try:
-        with mode, torch.fx.traceback.preserve_node_meta():
-            return _randint()
-    finally:
-        torch.fx.traceback.current_meta = before
+    if torch._C._are_functorch_transforms_active():
+        # the dispatcher has come down to the level of one transform, which is all that this knows
+        with enable_single_level_autograd_function():
+            return _with_derivatives(x, *rest)
+    return _with_derivatives(x, *rest)
+
+
+@torch.library.register_vmap("fastdrop::drop")
+def _op_vmap(
+    info: Any, in_dims: Any, x: Tensor, seed: Tensor, p: float, kind: str, shared: int
+) -> tuple[Tensor, int]:
+    n = info.batch_size
+    if n == 0:
+        return (x.new_empty((0, *x.shape)), 0) if in_dims[0] is None else (x, in_dims[0])
+    xs = [x] * n if in_dims[0] is None else x.unbind(in_dims[0])
+    seeds = [seed] * n if in_dims[1] is None else seed.unbind(in_dims[1])
+    drop = torch.ops.fastdrop.drop
+    pairs = zip(xs, seeds, strict=True)
+    return torch.stack([drop(a, b, p, kind, shared) for a, b in pairs]), 0
+
+
+# Backward calls the operator with the seed that forward drew: a compiler must keep it and not draw
+# anew. So the node that a seed comes from is marked, in every trace of the operator. The draw is
+# ``aten::randint``: two calls of an operator of our own would be equal to a compiler, whatever its
+# tags, and two layers would drop alike.
+
+
+@torch.library.register_torch_dispatch("fastdrop::drop", ProxyTorchDispatchMode)
+def _op_traced(mode: Any, op: Any, types: Any, args: Any, kwargs: Any) -> Tensor:
+    seed = get_proxy_slot(args[1], mode.tracer, None, lambda slot: slot.proxy.node)
+    if seed is not None and seed.op == "call_function":
+        seed.meta["recompute"] = CheckpointPolicy.MUST_SAVE
+    return mode.__torch_dispatch__(op, types, args, kwargs)
