@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -264,7 +265,59 @@ def test_p_is_a_real_number(function):
     with pytest.raises(TypeError, match="p must be a real number"):
         function(x, "0.5")
     with pytest.raises(TypeError, match="p must be a real number"):
-        function(x, torch.tensor(0.5))
+        function(x, True)
+
+
+@pytest.mark.parametrize("kind", [*DTYPES, torch.int64], ids=str)
+def test_p_may_be_a_number_in_a_tensor(function, kind):
+    """As PyTorch's own functions read it; a schedule's rate may be a buffer."""
+    x = torch.randn(shape_for(function))
+    p = torch.tensor(1 if kind is torch.int64 else 0.3, dtype=kind)
+    theirs = getattr(stock, function.func.__name__)
+    assert theirs(x, p, training=True).shape == x.shape
+    assert same_bits(seeded(function, x, p), seeded(function, x, p.item()))
+    assert function(x, torch.tensor(0.0)) is x
+    with pytest.raises(ValueError, match="p=2"):
+        function(x, torch.tensor(2))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_tensors_that_are_no_p(function, training):
+    x, f = torch.ones(shape_for(function)), function.func
+    theirs = getattr(stock, f.__name__)
+    for p in (torch.tensor(0.5, requires_grad=True), nn.Parameter(torch.tensor(0.5))):
+        with pytest.raises(TypeError, match=r"p is a tensor that requires grad.*p\.detach\(\)"):
+            f(x, p, training)
+        with pytest.raises(TypeError):
+            theirs(x, p, training)
+    for p in (torch.tensor([0.5]), torch.tensor(0.5, device="meta"), torch.tensor(True)):
+        with pytest.raises(TypeError, match=r"p is a tensor of shape .*give p\.item\(\)"):
+            f(x, p, training)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+@pytest.mark.parametrize(
+    "p",
+    [True, False, np.True_, np.float32(0.5), torch.tensor(0.5), torch.tensor(True), 1, 0],
+    ids=repr,
+)
+def test_a_replaced_module_takes_every_p_that_it_took(name, p):
+    module = getattr(nn, name)(p)
+    x = torch.ones(SHAPES[MODULES[name]])
+    assert module(x).shape == x.shape
+    fdt.replace(module)
+    assert module.p is p
+    expected = seeded(getattr(fdt, MODULES[name]), x, float(p), training=True)
+    assert same_bits(seeded(module, x), expected)
+    module.p = torch.tensor(0.5, requires_grad=True)
+    with pytest.raises(TypeError, match="requires grad"):
+        module(x)
+
+
+@pytest.mark.parametrize("p", [0, 1])
+def test_compiled_with_p_an_integer(function, p):
+    x = torch.ones(shape_for(function))
+    assert torch.equal(compiled(lambda x: function(x, p) + 1)(x), x * (1 - p) + 1)
 
 
 def test_p_at_its_ends(function):
@@ -332,11 +385,61 @@ def test_ranks():
         fdt.Dropout3d()(torch.ones(1, 2, 2, 2, 2, 2))
     with pytest.warns(UserWarning, match="Received a 3-D input to dropout3d"):
         fdt.Dropout3d()(torch.ones(1, 2, 2))
-    for name in ("dropout2d", "dropout3d", "feature_alpha_dropout"):
-        with pytest.raises(
-            RuntimeError, match=rf"^{name}: x has shape \(3,\); .*at least two axes"
-        ):
-            getattr(fdt, name)(torch.ones(3), training=True)
+    for name, shape, axes in (
+        ("dropout2d", (3,), 2),
+        ("feature_alpha_dropout", (3,), 2),
+        ("dropout3d", (), 1),
+    ):
+        message = rf"^{name}: x has shape {re.escape(str(shape))}; it must have at least {axes} ax"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(RuntimeError, match=message):
+                getattr(fdt, name)(torch.ones(shape), training=True)
+
+
+def outcome(f, x, p, training, inplace):
+    """What a call does, but for its random numbers and its words."""
+    x, before = x.clone(), state()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        try:
+            y = f(x, p, training, inplace)
+        except RuntimeError as error:
+            result = type(error)
+        else:
+            varies = [bool((y != y.narrow(i, 0, 1)).any()) for i in range(y.ndim) if y.numel()]
+            mean = float(y.mean()) if p != 0.5 and y.numel() else None
+            result = y.shape, varies, mean, y is x
+    return result, len(seen), torch.equal(state(), before)
+
+
+@pytest.mark.parametrize("name", sorted(SHAPES))
+@pytest.mark.parametrize("rank", range(8))
+def test_as_pytorch_at_every_rank(name, rank):
+    """Which axes share decisions, errors, warnings, and whether random numbers are drawn."""
+    full = torch.ones((20, 9, 3, 3, 2, 2, 2)[:rank])
+    for x in (full, full[:0]) if rank else (full,):
+        choices = itertools.product((0.0, 0.5, 1.0), (True, False), (True, False))
+        for p, training, inplace in choices:
+            ours, theirs = (
+                outcome(getattr(where, name), x, p, training, inplace) for where in (fdt, stock)
+            )
+            if not training or p == 0.0 or not x.numel():  # x itself, where theirs may be a view
+                ours, theirs = (
+                    (result[:3] if isinstance(result, tuple) else result, *rest)
+                    for result, *rest in (ours, theirs)
+                )
+            assert ours == theirs, (p, training, inplace, x.shape)
+
+
+def test_tensors_of_zeros_without_memory(function):
+    x = torch._efficientzerotensor(shape_for(function))
+    for p in (0.0, 0.5, 1.0):
+        torch.manual_seed(1)
+        y = function(x, p)
+        alpha = "alpha" in function.func.__name__ and p == 0.5
+        assert bool(y.any()) == alpha
+        assert same_bits(y + 0, seeded(function, torch.zeros(x.shape), p))
 
 
 def test_warnings_name_the_caller():
@@ -350,7 +453,7 @@ def test_warnings_name_the_caller():
 def test_what_pytorch_passes_through():
     """Whatever it is, where nothing is to be dropped from it."""
     for name in ("dropout2d", "dropout3d", "feature_alpha_dropout"):
-        x = torch.ones(3)
+        x = torch.ones(())
         assert getattr(fdt, name)(x, training=False) is x
         assert getattr(fdt, name)(x, 0.0, training=True) is x
     nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
@@ -511,6 +614,7 @@ def test_vmap_has_pytorchs_randomness():
     assert torch.func.vmap(fdt.dropout, randomness="different")(x[:0]).shape == (0, 100)
     whole = torch.func.vmap(lambda _: fdt.dropout(torch.ones(100)), randomness="different")
     assert whole(x[:0]).shape == (0, 100)
+    assert torch.func.vmap(fdt.dropout)(x[:, :0]).shape == (5, 0)  # nothing to draw for
     grads = torch.func.vmap(
         torch.func.grad(lambda x: fdt.dropout(x).sum()), randomness="different"
     )(x)
@@ -631,13 +735,29 @@ def test_manual_seed_decides(function):
 def test_one_draw_a_call(function):
     """Whatever the size and p, with grad and without."""
     after = []
-    for n, p, grad in ((1, 0.5, False), (7, 0.1, True), (3, 1.0, False)):
+    for n, p, grad in ((1, 0.5, False), (7, 0.1, True), (3, 0.9999, False)):
         torch.manual_seed(7)
         function(torch.ones(n, *shape_for(function)[1:], requires_grad=grad), p)
         after.append(state())
     torch.manual_seed(7)
     torch.randint(-(2**63), 2**63 - 1, ())
     assert all(torch.equal(s, state()) for s in after)
+
+
+def test_where_all_is_dropped_nothing_is_drawn(function):
+    """As in PyTorch, whose generator stays and whose vmap does not ask for randomness."""
+    leaf = torch.full(shape_for(function), float("nan"), requires_grad=True)
+    before = state()
+    y = function(leaf, 1.0)
+    y.sum().backward()
+    assert same_bits(y, torch.zeros(y.shape))
+    assert same_bits(leaf.grad, y)
+    x = torch.ones(5, *shape_for(function))
+    assert not torch.func.vmap(functools.partial(function, p=1.0))(x).any()
+    assert not torch.func.grad(lambda x: function(x, 1.0).sum())(x[0]).any()
+    assert function(x[0], 1.0, inplace=True) is not None
+    assert not x[0].any()
+    assert torch.equal(state(), before)
 
 
 def test_a_refused_call_draws_nothing():
@@ -1116,6 +1236,12 @@ def test_the_page_runs():
     assert len(blocks) > 1
     for block in blocks:
         exec(compile(block, "torch.md", "exec"), names)
+
+
+def test_importing_is_quick():
+    """What PyTorch itself loads when it is first needed is left to it."""
+    code = "import torch, fastdrop.torch, sys; assert not {'torch.onnx', 'sympy'} & {*sys.modules}"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_importing_fastdrop_does_not_import_torch():

@@ -17,9 +17,11 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
 import torch.fx
 from torch import Tensor
+from torch.nn import functional as stock
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from fastdrop.rates import check_p
@@ -51,14 +53,15 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = Fa
     """Set each element to +0.0 with probability `p`, scale the others by ``1/(1-p)``.
 
     As in `torch.nn.functional.dropout`, the result is **x itself** with ``training=False``, with
-    ``p=0`` and where x is empty.
+    ``p=0`` and where x is empty; and no random numbers are used there, nor with ``p=1``.
 
     Parameters
     ----------
     x : Tensor
         On the CPU, dense, of dtype float16, bfloat16, float32 or float64; of any shape and strides.
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``; exact to ``2**-41``.
+    p : float or Tensor, optional
+        Probability of **dropping**, in ``[0, 1]``; exact to ``2**-41``. A tensor must have no axes,
+        be on the CPU and not require grad: its number is read at once.
     training : bool, optional
         Whether to drop. If False, no random numbers are used.
     inplace : bool, optional
@@ -73,7 +76,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = Fa
     ------
     TypeError
         If x is no tensor, on another device, sparse, nested or quantized, or of another dtype; if p
-        is not a real number.
+        is not a real number, or a tensor that requires grad.
     ValueError
         If p is outside ``[0, 1]`` or NaN.
     RuntimeError
@@ -130,7 +133,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = Fa
     p = _rate(p)
     if not training:
         return _tensor(x)
-    return _drop(x, p, "plain", 0, inplace)
+    return _drop(stock.dropout, x, p, "plain", None, inplace)
 
 
 def alpha_dropout(
@@ -168,7 +171,7 @@ def alpha_dropout(
     p = _rate(p)
     if not training:
         return _tensor(x)
-    return _drop(x, p, "alpha", 0, inplace)
+    return _drop(stock.alpha_dropout, x, p, "alpha", None, inplace)
 
 
 def feature_alpha_dropout(
@@ -187,7 +190,8 @@ def feature_alpha_dropout(
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        As `dropout`; RuntimeError also where x has fewer axes.
+        As `dropout`; RuntimeError also where x has fewer axes and there are decisions to make:
+        with p neither 0 nor 1, and x not empty.
 
     See Also
     --------
@@ -204,9 +208,9 @@ def feature_alpha_dropout(
     if has_torch_function_unary(x):
         return _overridden(feature_alpha_dropout, x, p, training, inplace)
     p = _rate(p)
-    if not training or p == 0.0:
+    if not training:
         return _tensor(x)
-    return _drop(x, p, "alpha", _after_channels("feature_alpha_dropout", x), inplace)
+    return _drop(stock.feature_alpha_dropout, x, p, "alpha", 2, inplace)
 
 
 def dropout1d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -250,7 +254,7 @@ def dropout1d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
         )
     if not training:
         return x
-    return _drop(x, p, "plain", 1, inplace)
+    return _drop(stock.dropout1d, x, p, "plain", axes - 1, inplace)
 
 
 def dropout2d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -265,7 +269,8 @@ def dropout2d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        As `dropout`; RuntimeError also where x has fewer than two axes.
+        As `dropout`; RuntimeError also where x has fewer than two axes and there are decisions to
+        make: with p neither 0 nor 1, and x not empty.
 
     Warns
     -----
@@ -293,8 +298,6 @@ def dropout2d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
         return _overridden(dropout2d, x, p, training, inplace)
     p = _rate(p)
     axes = _tensor(x).ndim
-    dropping = training and p > 0.0
-    shared = _after_channels("dropout2d", x) if dropping else 0
     if axes == 3:
         _warn(
             f"dropout2d: x of shape {tuple(x.shape)} is taken as a batch (N, C, L), assuming that "
@@ -302,8 +305,8 @@ def dropout2d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
             "dropout1d"
         )
     elif axes != 4:
-        _warn_of_axes("dropout2d", axes)
-    return _drop(x, p, "plain", shared, inplace) if dropping else x
+        _warn_of_axes("dropout2d", axes, "(N, C, ...)")
+    return _drop(stock.dropout2d, x, p, "plain", 2, inplace) if training else x
 
 
 def dropout3d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -318,12 +321,13 @@ def dropout3d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        As `dropout`; RuntimeError also where x has fewer than two axes.
+        As `dropout`; RuntimeError also where x has no axes, and p is neither 0 nor 1.
 
     Warns
     -----
     UserWarning
-        Where x has neither four axes nor five. It is then taken as (N, C, ...), as in PyTorch.
+        Where x has neither four axes nor five. It is then taken as (C, ...), one decision for each
+        ``x[i]``, as in PyTorch.
 
     See Also
     --------
@@ -331,7 +335,8 @@ def dropout3d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
 
     Notes
     -----
-    The mask is that of ``fastdrop.Mask(seed, 0, x.shape, p, noise_shape=(N, C, 1, 1, 1))``.
+    The mask is that of ``fastdrop.Mask(seed, 0, x.shape, p, noise_shape=(N, C, 1, 1, 1))``, and of
+    ``noise_shape=(C, 1, ...)`` where x has not five axes.
 
     Examples
     --------
@@ -345,11 +350,10 @@ def dropout3d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
         return _overridden(dropout3d, x, p, training, inplace)
     p = _rate(p)
     axes = _tensor(x).ndim
-    dropping = training and p > 0.0
-    shared = 3 if axes == 4 else _after_channels("dropout3d", x) if dropping else 0
     if axes not in (4, 5):
-        _warn_of_axes("dropout3d", axes)
-    return _drop(x, p, "plain", shared, inplace) if dropping else x
+        _warn_of_axes("dropout3d", axes, "(C, ...)")
+    own = 2 if axes == 5 else 1
+    return _drop(stock.dropout3d, x, p, "plain", own, inplace) if training else x
 
 
 def _overridden(function: Any, x: Tensor, p: float, training: bool, inplace: bool) -> Tensor:
@@ -359,7 +363,27 @@ def _overridden(function: Any, x: Tensor, p: float, training: bool, inplace: boo
 
 def _rate(p: Any) -> float:
     """Return a probability; what is one goes no further, for torch.compile follows no further."""
-    return p if type(p) is float and 0.0 <= p <= 1.0 else check_p(p)
+    if type(p) is float and 0.0 <= p <= 1.0:
+        return p
+    if type(p) is int and 0 <= p <= 1:
+        return float(p)
+    return check_p(_number_in(p) if isinstance(p, Tensor) else p)
+
+
+def _number_in(p: Tensor) -> Any:
+    """Return the number in a tensor without axes, as PyTorch's own functions read it."""
+    if p.requires_grad:
+        raise TypeError(
+            "p is a tensor that requires grad, but no gradient goes through a probability: give "
+            "p.detach()"
+        )
+    if p.ndim != 0 or not p.is_cpu or p.dtype is torch.bool or p.is_complex():
+        raise TypeError(
+            f"p is a tensor of shape {tuple(p.shape)} and dtype {p.dtype} on {p.device}; it must "
+            "be a real number in [0, 1], or such a number in a tensor without axes on the CPU: "
+            "give p.item()"
+        )
+    return p.item()
 
 
 def _tensor(x: Any) -> Tensor:
@@ -368,20 +392,10 @@ def _tensor(x: Any) -> Tensor:
     return x
 
 
-def _after_channels(name: str, x: Any) -> int:
-    """Return the number of axes after (N, C)."""
-    axes = _tensor(x).ndim
-    if axes < 2:
-        raise RuntimeError(
-            f"{name}: x has shape {tuple(x.shape)}; it must be (N, C, ...), at least two axes"
-        )
-    return axes - 2
-
-
-def _warn_of_axes(name: str, axes: int) -> None:
+def _warn_of_axes(name: str, axes: int, taken_as: str) -> None:
     _warn(
         f"{name}: Received a {axes}-D input to {name}, which PyTorch deprecates; it is taken as "
-        "(N, C, ...): use dropout for decisions of each element",
+        f"{taken_as}: use dropout for decisions of each element",
         stacklevel=4,
     )
 
@@ -398,7 +412,17 @@ def _forward(module: Any, function: Any, x: Tensor, inplace: bool = False) -> Te
     if isinstance(x, torch.fx.Proxy):  # a symbolic trace, which knows PyTorch's own as modules
         path = x.tracer.path_of_module(module)
         return x.tracer.create_proxy("call_module", path, (x,), {})
-    return function(x, module.p, module.training, inplace)
+    p = module.p
+    if type(p) is not float:
+        p = _rate_of_stock(p)
+    return function(x, p, module.training, inplace)
+
+
+def _rate_of_stock(p: Any) -> Any:
+    """Return p as a float where PyTorch's modules, but not our functions, take it for a number."""
+    if isinstance(p, Tensor) and p.ndim == 0 and not p.requires_grad:
+        return float(p)
+    return float(p) if isinstance(p, (bool, np.bool_)) else p
 
 
 class Dropout(torch.nn.Dropout):
@@ -423,7 +447,8 @@ class Dropout(torch.nn.Dropout):
 
     Notes
     -----
-    A subclass of PyTorch's module, with its constructor, repr and ``state_dict``.
+    A subclass of PyTorch's module, with its constructor, repr and ``state_dict``. As there, p
+    may be a bool.
 
     **Compatibility guarantee.** As for `dropout`.
 
@@ -622,27 +647,47 @@ def replace(model: torch.nn.Module) -> int:
 # ---- which way to go -----------------------------------------------------------------------------
 
 
-def _drop(x: Tensor, p: float, kind: str, shared: int, inplace: bool) -> Tensor:
-    """Drop in training: check x, draw a seed, apply."""
+def _drop(pytorchs: Any, x: Tensor, p: float, kind: str, own: int | None, inplace: bool) -> Tensor:
+    """Drop in training: check x, draw a seed, apply.
+
+    The first `own` axes have decisions of their own, which the others share; None: all have.
+    """
     if p == 0.0:
         return _tensor(x)
-    if (
-        not isinstance(x, Tensor)
-        or x.dtype not in KERNELS
-        or x.layout is not torch.strided
-        or x.is_nested
-        or not (x.is_cpu or x.is_meta)
-    ):
+    if not _takes(x):
         raise _refusal(x)
-    if torch.compiler.is_compiling() or operator.is_watched(x):
-        y = torch.ops.fastdrop.drop(x, operator.draw_seed(), p, kind, shared)
-        return x.copy_(y) if inplace else y
-    if x.numel() == 0:
+    compiling = torch.compiler.is_compiling()
+    watched = compiling or operator.is_watched(x)
+    if not compiling and (operator.is_empty(x) if watched else x.numel() == 0):
         return x
+    shared = 0
+    if own is not None and p < 1.0:
+        shared = x.ndim - own
+        if shared < 0:
+            raise RuntimeError(
+                f"{pytorchs.__name__}: x has shape {tuple(x.shape)}; it must have at least "
+                f"{own} axes, which have decisions of their own"
+            )
+    if watched:
+        seed = operator.draw_seed() if p < 1.0 else operator.no_seed()
+        y = torch.ops.fastdrop.drop(x, seed, p, kind, shared)
+        return x.copy_(y) if inplace else y
     if inplace:
         check_inplace(x)
-    recipe = Recipe(operator.seed_bits(operator.draw_seed()), p, kind, shared)
+    bits = operator.seed_bits(operator.draw_seed()) if p < 1.0 else 0
+    recipe = Recipe(bits, p, kind, shared)
     return apply_inplace(x, recipe) if inplace else apply(x, recipe)
+
+
+def _takes(x: Any) -> bool:
+    """Whether the kernels, or those who look on in their place, can work on x."""
+    return (
+        isinstance(x, Tensor)
+        and x.dtype in KERNELS
+        and x.layout is torch.strided
+        and not x.is_nested
+        and (x.is_cpu or x.is_meta)
+    )
 
 
 def _refusal(x: Any) -> TypeError:
