@@ -986,6 +986,9 @@ def test_export_and_symbolic_traces():
     x = torch.ones(2, 3)
     assert same_bits(seeded(model, x), seeded(traced, x))
     assert torch.equal(traced.eval()(x), model[0](x))  # its mode is not part of the trace
+    root = torch.fx.symbolic_trace(model[1].train())
+    assert same_bits(seeded(root, x), seeded(model[1], x))
+    assert set(root.eval()(torch.ones(99)).tolist()) == {0.0, 2.0}  # as a trace of PyTorch's own
 
 
 @pytest.mark.filterwarnings("ignore:.*:torch.jit.TracerWarning", "ignore::DeprecationWarning")

@@ -14,7 +14,9 @@ will. The seed is drawn before it, by ``randint`` as in eager mode.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,8 @@ __all__ = [
     "dropout3d",
     "feature_alpha_dropout",
     "replace",
+    "replaced",
+    "restore",
 ]
 
 
@@ -409,13 +413,21 @@ def _warn(message: str, stacklevel: int = 3) -> None:
 
 
 def _forward(module: Any, function: Any, x: Tensor, inplace: bool = False) -> Tensor:
-    if isinstance(x, torch.fx.Proxy):  # a symbolic trace, which knows PyTorch's own as modules
+    plain = type(x) is Tensor
+    if not plain and isinstance(x, torch.fx.Proxy):  # a trace, which knows PyTorch's own as modules
         path = x.tracer.path_of_module(module)
-        return x.tracer.create_proxy("call_module", path, (x,), {})
-    p = module.p
+        if path:  # there is none to the root, whose forward is what is traced
+            return x.tracer.create_proxy("call_module", path, (x,), {})
+    p, training = module.p, module.training
     if type(p) is not float:
         p = _rate_of_stock(p)
-    return function(x, p, module.training, inplace)
+    if (
+        training
+        and not (_takes(x) and (plain or not operator.is_wrapper(x)))
+        and isinstance(x, Tensor)
+    ):
+        return getattr(stock, function.__name__)(x, p, True, inplace)
+    return function(x, p, training, inplace)
 
 
 def _rate_of_stock(p: Any) -> Any:
@@ -447,8 +459,10 @@ class Dropout(torch.nn.Dropout):
 
     Notes
     -----
-    A subclass of PyTorch's module, with its constructor, repr and ``state_dict``. As there, p
-    may be a bool.
+    A subclass of PyTorch's module, with its constructor, repr and ``state_dict``. It takes what
+    that takes: a tensor that `dropout` refuses (on a GPU, nested, quantized) or that wraps others
+    (a DTensor) is handed to PyTorch's own function, whose masks are then PyTorch's; and p may be a
+    bool.
 
     **Compatibility guarantee.** As for `dropout`.
 
@@ -598,6 +612,9 @@ _SUCCESSORS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
 }
 
 
+_STOCK = {ours: theirs for theirs, ours in _SUCCESSORS.items()}
+
+
 def replace(model: torch.nn.Module) -> int:
     """Turn every dropout module of PyTorch's in a model into fastdrop's, and say how many.
 
@@ -616,11 +633,16 @@ def replace(model: torch.nn.Module) -> int:
     TypeError
         If model is no module.
 
+    See Also
+    --------
+    restore : the way back.
+    replaced : both, around a block.
+
     Notes
     -----
     Each module stays the object that it was, with its p and its hooks, and wherever it is referred
-    to; only its class changes. Subclasses of PyTorch's modules are left alone: what they do is not
-    known.
+    to; only its class changes, to a subclass of the one it had. Subclasses of PyTorch's modules are
+    left alone: what they do is not known.
 
     What is no module is not replaced: the dropout of attention weights inside
     `torch.nn.MultiheadAttention`, ``dropout=`` of `torch.nn.LSTM` and its like, and calls of
@@ -636,12 +658,105 @@ def replace(model: torch.nn.Module) -> int:
     >>> type(layer.dropout1).__module__
     'fastdrop.torch'
     """
+    return len(_change(model, _SUCCESSORS))
+
+
+def restore(model: torch.nn.Module) -> int:
+    """Turn every dropout module of fastdrop's in a model into PyTorch's, and say how many.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any model, or a dropout module itself.
+
+    Returns
+    -------
+    int
+        How many modules were changed, one that is used in several places counted once.
+
+    Raises
+    ------
+    TypeError
+        If model is no module.
+
+    See Also
+    --------
+    replace : the other way. replaced : both, around a block.
+
+    Notes
+    -----
+    For what goes by a module's exact type: quantization, `torch.jit.script`, a file that is to be
+    read without fastdrop. Modules that were made as fastdrop's become PyTorch's too. Subclasses of
+    fastdrop's modules are left alone.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import fastdrop.torch as fdt
+    >>> layer = torch.nn.TransformerEncoderLayer(16, 2, batch_first=True)
+    >>> fdt.replace(layer), fdt.restore(layer)
+    (3, 3)
+    >>> type(layer.dropout1) is torch.nn.Dropout
+    True
+    """
+    return len(_change(model, _STOCK))
+
+
+@contextlib.contextmanager
+def replaced(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """Replace a model's dropout modules for the length of a ``with`` block.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        As in `replace`.
+
+    Yields
+    ------
+    torch.nn.Module
+        The model.
+
+    Raises
+    ------
+    TypeError
+        If model is no module.
+
+    See Also
+    --------
+    replace, restore : the two halves.
+
+    Notes
+    -----
+    At the end, however it comes, those modules that it changed are PyTorch's again. What was
+    fastdrop's before stays fastdrop's, so blocks may be nested.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import fastdrop.torch as fdt
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.1))
+    >>> with fdt.replaced(model):
+    ...     type(model[1]) is fdt.Dropout
+    True
+    >>> type(model[1]) is torch.nn.Dropout
+    True
+    """
+    changed = _change(model, _SUCCESSORS)
+    try:
+        yield model
+    finally:
+        for module in changed:
+            module.__class__ = _STOCK.get(type(module), type(module))
+
+
+def _change(model: Any, classes: dict[Any, Any]) -> list[Any]:
+    """Change the class of each module in a model whose class is in a table; return them."""
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
-    stock = [module for module in model.modules() if type(module) in _SUCCESSORS]
-    for module in stock:
-        module.__class__ = _SUCCESSORS[type(module)]
-    return len(stock)
+    found = [module for module in model.modules() if type(module) in classes]
+    for module in found:
+        module.__class__ = classes[type(module)]
+    return found
 
 
 # ---- which way to go -----------------------------------------------------------------------------
@@ -658,6 +773,8 @@ def _drop(pytorchs: Any, x: Tensor, p: float, kind: str, own: int | None, inplac
         raise _refusal(x)
     compiling = torch.compiler.is_compiling()
     watched = compiling or operator.is_watched(x)
+    if watched and operator.is_in_onnx_export():  # ONNX has a Dropout, whose masks are nobody's
+        return pytorchs(x, p, True, inplace)
     if not compiling and (operator.is_empty(x) if watched else x.numel() == 0):
         return x
     shared = 0
