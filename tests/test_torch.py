@@ -1250,3 +1250,12 @@ def test_importing_is_quick():
 def test_importing_fastdrop_does_not_import_torch():
     command = [sys.executable, "-c", "import fastdrop, sys; assert 'torch' not in sys.modules"]
     subprocess.run(command, check=True, timeout=60)
+
+
+@pytest.mark.parametrize("training", ["test", "", None, 2, 0.5, []])
+@pytest.mark.parametrize("name", [n for n in fdt.__all__ if "dropout" in n])
+def test_what_is_no_bool_is_not_training(name, training):
+    before = torch.get_rng_state()
+    with pytest.raises(TypeError, match="training must be True or False"):
+        getattr(fdt, name)(torch.ones(2, 3, 4, 5), 0.5, training)
+    assert torch.equal(torch.get_rng_state(), before)

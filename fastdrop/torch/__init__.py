@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as stock
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from fastdrop.rates import check_p
+from fastdrop.rates import as_bool, check_p
 from fastdrop.torch import operator
 from fastdrop.torch.eager import apply, apply_inplace, check_inplace
 from fastdrop.torch.memory import KERNELS, Recipe
@@ -134,7 +134,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = Fa
     """
     if has_torch_function_unary(x):
         return _overridden(dropout, x, p, training, inplace)
-    p = _rate(p)
+    p, training = _rate(p), _flag(training)
     if not training:
         return _tensor(x)
     return _drop(stock.dropout, x, p, "plain", None, inplace)
@@ -172,7 +172,7 @@ def alpha_dropout(
     """
     if has_torch_function_unary(x):
         return _overridden(alpha_dropout, x, p, training, inplace)
-    p = _rate(p)
+    p, training = _rate(p), _flag(training)
     if not training:
         return _tensor(x)
     return _drop(stock.alpha_dropout, x, p, "alpha", None, inplace)
@@ -211,7 +211,7 @@ def feature_alpha_dropout(
     """
     if has_torch_function_unary(x):
         return _overridden(feature_alpha_dropout, x, p, training, inplace)
-    p = _rate(p)
+    p, training = _rate(p), _flag(training)
     if not training:
         return _tensor(x)
     return _drop(stock.feature_alpha_dropout, x, p, "alpha", 2, inplace)
@@ -249,7 +249,7 @@ def dropout1d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
     """
     if has_torch_function_unary(x):
         return _overridden(dropout1d, x, p, training, inplace)
-    p = _rate(p)
+    p, training = _rate(p), _flag(training)
     axes = _tensor(x).ndim
     if axes not in (2, 3):
         raise RuntimeError(
@@ -300,7 +300,7 @@ def dropout2d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
     """
     if has_torch_function_unary(x):
         return _overridden(dropout2d, x, p, training, inplace)
-    p = _rate(p)
+    p, training = _rate(p), _flag(training)
     axes = _tensor(x).ndim
     if axes == 3:
         _warn(
@@ -352,7 +352,7 @@ def dropout3d(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
     """
     if has_torch_function_unary(x):
         return _overridden(dropout3d, x, p, training, inplace)
-    p = _rate(p)
+    p, training = _rate(p), _flag(training)
     axes = _tensor(x).ndim
     if axes not in (4, 5):
         _warn_of_axes("dropout3d", axes, "(C, ...)")
@@ -372,6 +372,15 @@ def _rate(p: Any) -> float:
     if type(p) is int and 0 <= p <= 1:
         return float(p)
     return check_p(_number_in(p) if isinstance(p, Tensor) else p)
+
+
+def _flag(training: Any) -> bool:
+    """Return a bool, or 0 or 1, as one; what is one goes no further, as in `_rate`."""
+    if training is True or training is False:
+        return bool(training)
+    if type(training) is int and training in (0, 1):
+        return training == 1
+    return as_bool(training, "training")
 
 
 def _number_in(p: Tensor) -> Any:
