@@ -145,6 +145,8 @@ def mc_samples(
 
 
 def _as_count(value: Any, name: str) -> int:
+    if isinstance(value, np.ndarray) and value.ndim == 0:  # what np.load gives back of an int
+        value = value[()]
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     if not 1 <= value <= 2**56:

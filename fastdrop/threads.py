@@ -39,7 +39,9 @@ def set_num_threads(n: int) -> None:
     >>> fd.set_num_threads(before)
     """
     global _threads
-    if isinstance(n, bool) or not isinstance(n, int | np.integer):
+    if isinstance(n, np.ndarray) and n.ndim == 0:  # what np.load gives back of an int
+        n = n[()]
+    if isinstance(n, bool | np.bool_) or not isinstance(n, int | np.integer):
         raise TypeError(f"n must be an int, not {type(n).__name__}")
     if n < 1:
         raise ValueError(f"n={n} threads: must be at least 1")

@@ -514,6 +514,24 @@ def test_numbers_that_np_load_gives(tmp_path):
     assert all(type(v) in (int, float) for v in (layer.p, again.seed, again.position))
 
 
+@pytest.mark.parametrize("two", [np.array(2), np.int8(2), np.array(2, np.uint64)])
+def test_scalars_of_numpy_are_counts(two):
+    gen = fd.Generator(two, position=two)
+    assert (gen.seed, gen.position) == (2, 2)
+    assert [child.seed for child in gen.spawn(two)] == [
+        c.seed for c in fd.Generator(2, position=2).spawn(2)
+    ]
+    assert gen.mask(two, noise_shape=two).shape == gen.mask((two,))[0:two].shape == (2,)
+    assert gen.mask((3, 4))[two].shape == (4,)
+    fd.set_num_threads(two)
+    assert fd.get_num_threads() == 2
+    assert fd.locked_dropout(X, time_axis=two).shape == X.shape
+    layer = fd.nn.Dropout(0.5, rng=gen)
+    assert fd.nn.mc_samples(layer, X, two, rng=gen, batch_size=two).samples.shape == (2, *X.shape)
+    fd.seed(two)
+    assert fd.default_generator().seed == 2
+
+
 @pytest.mark.parametrize("number", [np.array(0.25), np.float32(0.25), np.array(0.25, np.float16)])
 def test_scalars_of_numpy_are_rates(function, layer_kind, number):
     np.testing.assert_array_equal(function(X, number, rng=0), function(X, 0.25, rng=0))
