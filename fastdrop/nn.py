@@ -69,6 +69,8 @@ def reseed(layers: Layer | Iterable[Layer], rng: Any) -> Any:
     >>> len({member(np.ones(64)).tobytes() for member in members})
     3
     """
+    if not isinstance(layers, Layer | Iterable):
+        raise TypeError(f"layers must be layers of fastdrop.nn, not {type(layers).__name__}")
     found = [layers] if isinstance(layers, Layer) else list(layers)
     for layer in found:
         if not isinstance(layer, Layer):

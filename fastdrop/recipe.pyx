@@ -191,6 +191,15 @@ cdef class Recipe:
     # a mask would give x * keep, which lacks the scale, without a word.
     __array_ufunc__ = None
 
+    def __array_function__(self, function, types, args, kwargs):
+        """Give NumPy's functions the decisions as bools, but those that would multiply by them."""
+        if function in SIZES:
+            sized = [np.broadcast_to(False, a.shape) if isinstance(a, Recipe) else a for a in args]
+            return function(*sized, **kwargs)
+        if function.__name__ in PRODUCTS or not hasattr(self, "__array__"):
+            refuse(self, None, f"{function.__name__}()")
+        return function(*as_arrays(args), **dict(zip(kwargs, as_arrays(kwargs.values()))))
+
     # Either operand may be the recipe, as in C's interface to operators.
 
     def __mul__(left, right):
@@ -307,6 +316,25 @@ cdef class Recipe:
 
     def __reduce__(self):
         return _unpickle, (type(self), STREAM, *self.fields())
+
+
+SIZES = (np.shape, np.ndim, np.size)
+# NumPy's functions that multiply and are no ufuncs.
+PRODUCTS = {
+    "convolve", "correlate", "cross", "dot", "einsum", "inner", "kron", "multi_dot", "outer", "prod",
+    "tensordot", "vdot",
+}
+
+
+cdef list as_arrays(values):
+    """Return arguments with arrays in the place of recipes, those in sequences too."""
+    return [
+        np.asarray(value) if isinstance(value, Recipe)
+        else as_arrays(value) if isinstance(value, list)
+        else tuple(as_arrays(value)) if isinstance(value, tuple)
+        else value
+        for value in values
+    ]
 
 
 cdef object refuse(left, right, str operator):

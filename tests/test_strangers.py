@@ -161,6 +161,49 @@ def test_what_bools_are_used_for_stays():
     assert (mask == None) is False  # noqa: E711
 
 
+def test_functions_that_would_multiply_by_a_mask_are_refused():
+    mask = fd.Generator(0).mask(ROWS.shape, 0.3)
+    noise = fd.Noise(0, 0, ROWS.shape)
+    products = {
+        "dot": lambda m: np.dot(ROWS.T, m),
+        "einsum": lambda m: np.einsum("ij,ij->ij", ROWS, m),
+        "inner": lambda m: np.inner(m, ROWS),
+        "outer": lambda m: np.outer(ROWS, m),
+        "tensordot": lambda m: np.tensordot(ROWS, m),
+        "multi_dot": lambda m: np.linalg.multi_dot([ROWS.T, m, ROWS.T]),
+    }
+    for name, f in products.items():
+        for recipe in (mask, noise):
+            with pytest.raises(TypeError, match=rf"has no {name}\(\).*backward"):
+                f(recipe)
+    for f in (np.mean, np.sum, np.count_nonzero, lambda m: np.where(m, 1, 0)):
+        with pytest.raises(TypeError, match=r"noise\.normals\(\)"):
+            f(noise)
+
+
+def test_functions_of_bools_stay():
+    mask = fd.Generator(0).mask(ROWS.shape, 0.3)
+    keep = mask.keep()
+    for f in (
+        np.sum,
+        np.mean,
+        np.count_nonzero,
+        np.transpose,
+        np.packbits,
+        lambda m: np.sum(m, axis=0),
+        lambda m: np.sum(m, axis=(0, 1)),
+        lambda m: np.concatenate([m, keep]),
+        lambda m: np.stack((keep, m)),
+        lambda m: np.where(condition, m, m) if (condition := ROWS > 3).any() else m,
+        lambda m: np.array_equal(m, keep),
+        lambda m: np.reshape(m, shape=(4, 3)),
+    ):
+        np.testing.assert_array_equal(f(mask), f(keep))
+    huge = fd.Mask(0, 0, (2**28, 2**29))
+    assert (np.shape(huge), np.ndim(huge), np.size(huge)) == ((2**28, 2**29), 2, 2**57)
+    assert np.size(fd.Noise(0, 0, (3, 4)), 1) == 4
+
+
 def test_attributes_of_arrays_say_where_they_are():
     mask = fd.Generator(0).mask(ROWS.shape, 0.3)
     for name in ("mean", "sum", "astype", "T", "reshape", "dtype"):
@@ -348,7 +391,7 @@ def test_reseeded_layers_share_one_generator():
     fd.nn.reseed(iter(layers), None)
     fd.seed(1)
     np.testing.assert_array_equal(layers[0](X), fd.dropout(X, rng=1))
-    for wrong in ([layers[0], "x"], [None]):
+    for wrong in ([layers[0], "x"], [None], None, 5, "layer"):
         with pytest.raises(TypeError, match="layers"):
             fd.nn.reseed(wrong, 0)
     with pytest.raises(TypeError, match="rng"):
