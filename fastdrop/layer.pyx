@@ -17,11 +17,11 @@ cnp.import_array()
 
 # What other libraries call the arguments, and what they are here.
 WORDS = {
-    "rate": "{rate}, the probability of dropping",
-    "drop_prob": "{rate}, the probability of dropping",
-    "drop_rate": "{rate}, the probability of dropping",
-    "dropout_rate": "{rate}, the probability of dropping",
-    "keep_prob": "{rate} = 1 - keep_prob, the probability of dropping",
+    "rate": "p, the probability of dropping",
+    "drop_prob": "p, the probability of dropping",
+    "drop_rate": "p, the probability of dropping",
+    "dropout_rate": "p, the probability of dropping",
+    "keep_prob": "p = 1 - keep_prob, the probability of dropping",
     "seed": "rng, which takes an int too, in the constructor",
     "key": "rng, in the constructor",
     "rngs": "rng, in the constructor",
@@ -83,7 +83,9 @@ cdef class Layer:
         """Say what an argument is called here, unless the method, a user's, may know it."""
         for word in kwargs:
             if word in WORDS and str(getattr(method, "__module__", "")).startswith("fastdrop."):
-                meant = WORDS[word].format(rate=self._rate)
+                meant = WORDS[word]
+                if meant.startswith("p") and self._rate != "p":
+                    meant = f"{self._rate}, a standard deviation"
                 raise TypeError(f"{type(self).__name__} takes no {word}: it takes {meant}")
         return 0
 
