@@ -335,19 +335,11 @@ def gaussian_noise(
         As in `dropout`.
     stddev : float
         Standard deviation of the noise, in units of x; a constant to autograd.
-    training : bool, optional
-        Whether to add it; if not, the result is **x itself**.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        Where the noise comes from, see `fastdrop.dropout`.
-    return_mask : bool, optional
-        Whether to return the `Noise` too, for `apply`.
+    training, rng, return_mask : as in `gaussian_dropout`
 
     Returns
     -------
-    y : ndarray, or a box where x is one
-        Of x's shape and dtype.
-    noise : Noise
-        Only with ``return_mask=True``.
+    y, noise : as in `gaussian_dropout`
 
     Raises
     ------

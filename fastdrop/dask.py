@@ -337,19 +337,11 @@ def gaussian_noise(
         As in `dropout`.
     stddev : float
         Standard deviation of the noise, in units of x.
-    training : bool, optional
-        Whether to add it; if not, the result is **x itself**.
-    rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
-        Where the noise comes from, asked once, when the graph is built, as in `dropout`.
-    return_mask : bool, optional
-        Whether to return the `Noise` of the whole array too, for `backward`.
+    training, rng, return_mask : as in `gaussian_dropout`
 
     Returns
     -------
-    y : dask.array.Array
-        As of `dropout`.
-    noise : Noise
-        Only with ``return_mask=True``. In inference its standard deviation is 0.
+    y, noise : as in `gaussian_dropout`
 
     Raises
     ------
