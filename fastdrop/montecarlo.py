@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from fastdrop.arrays import Array
 from fastdrop.generator import Generator
+from fastdrop.rates import number_in
 
 __all__ = ["MCSamples", "mc_samples"]
 
@@ -145,8 +146,7 @@ def mc_samples(
 
 
 def _as_count(value: Any, name: str) -> int:
-    if isinstance(value, np.ndarray) and value.ndim == 0:  # what np.load gives back of an int
-        value = value[()]
+    value = number_in(value)
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     if not 1 <= value <= 2**56:

@@ -121,7 +121,7 @@ enum { FD_SPINS = 300 };
 static struct {
     FD_ALIGNED int32_t turn;   /* changes with each call; what the workers wait for */
     int32_t places;            /* workers that may still take part */
-    const fd_split *call;      /* NULL: none, or it is over */
+    fd_split *call;            /* NULL: none, or it is over */
     FD_ALIGNED int32_t inside; /* workers that may look at the call */
     int32_t caller_waits;
     FD_ALIGNED int32_t asleep; /* workers that the system has to wake */
@@ -129,9 +129,8 @@ static struct {
     int32_t workers;           /* started, or about to be */
 } fd_pool;
 
-static void fd_do_ranges(const fd_split *call) {
-    uint64_t *next = (uint64_t *)&call->next;
-    for (uint64_t at; (at = fd_add64(next, call->size)) < call->n;)
+static void fd_do_ranges(fd_split *call) {
+    for (uint64_t at; (at = fd_add64(&call->next, call->size)) < call->n;)
         call->work(call->context, at, call->n - at < call->size ? call->n - at : call->size);
 }
 
@@ -151,7 +150,7 @@ static void fd_pool_serve(void) {
         seen = fd_load(&fd_pool.turn);
         /* whoever is inside before the call is over is waited for, so the call is there to be read */
         fd_add(&fd_pool.inside, 1);
-        const fd_split *call = (const fd_split *)fd_load_pointer(&fd_pool.call);
+        fd_split *call = (fd_split *)fd_load_pointer(&fd_pool.call);
         if (call && fd_add(&fd_pool.places, -1) > 0) fd_do_ranges(call);
         if (fd_add(&fd_pool.inside, -1) == 1 && fd_load(&fd_pool.caller_waits))
             fd_wake(&fd_pool.inside, 1);

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint64_t
 
+cpdef object number_in(value)
 cpdef double as_real(value, str name, str where=*) except? -1.0
 cpdef bint as_bool(value, str name) except -1
 cpdef double check_p(p, str name=*) except -1.0

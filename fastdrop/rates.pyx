@@ -12,6 +12,11 @@ MODES = ("upscale_in_train", "downscale_in_infer")
 cdef double SELU_SATURATION = -1.7580993408473766
 
 
+cpdef object number_in(value):
+    """Return what a 0-d array holds, which is what np.load gives back of a number; else the value."""
+    return value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
+
+
 cpdef double as_real(value, str name, str where="") except? -1.0:
     """Return a real number as a double, infinity in place of a huge integer; or say what is wrong.
 
@@ -19,8 +24,7 @@ cpdef double as_real(value, str name, str where="") except? -1.0:
     """
     cdef object number = value
     if not isinstance(value, float) and type(value) is not int:  # numpy.float64 is a float
-        if isinstance(value, np.ndarray) and value.ndim == 0:
-            number = value[()]
+        number = number_in(value)
         if isinstance(number, (bool, np.bool_)) or not isinstance(number, numbers.Real):
             raise TypeError(
                 f"{name} must be a real number{where}, not {type(value).__name__}: {name}={value!r}"
@@ -35,9 +39,7 @@ cpdef bint as_bool(value, str name) except -1:
     """Return a bool, or 0 or 1, as one; anything else is a mistake, were it true or not."""
     if value is True or value is False:
         return value is True
-    number = value
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        number = value[()]
+    number = number_in(value)
     if not isinstance(number, (int, np.bool_, np.integer)) or number not in (0, 1):
         raise TypeError(f"{name} must be True or False, not {value!r}")
     return bool(number)

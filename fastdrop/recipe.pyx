@@ -14,6 +14,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from fastdrop.arrays cimport apart, as_input, as_plain, finish, target_for
 from fastdrop.kernels cimport FD_DTYPES, FD_MAX_NDIM, dtype_of, fd_dtype, run, set_window
 from fastdrop.kernels import STREAM
+from fastdrop.rates cimport number_in
 
 cnp.import_array()
 
@@ -376,8 +377,7 @@ cdef object as_int(value, str name, largest=0xFFFFFFFFFFFFFFFF):
     """Return an int in ``[0, largest]``, or say what is wrong with it; 0-d arrays of ints are ints."""
     number = value
     if type(value) is not int:
-        if isinstance(value, np.ndarray) and value.ndim == 0:
-            number = value[()]
+        number = number_in(value)
         if isinstance(number, (bool, np.bool_)) or not isinstance(number, (int, np.integer)):
             raise TypeError(f"{name} must be an int, not {type(value).__name__}: {name}={value!r}")
     if not 0 <= number <= largest:
@@ -389,9 +389,7 @@ cdef int check_stream(d, str what) except -1:
     """Raise unless a saved dict is of the stream that this version knows."""
     if not isinstance(d, dict):
         raise TypeError(f"{what} must be a dict, not {type(d).__name__}")
-    stream = d.get("stream")
-    if isinstance(stream, np.ndarray) and stream.ndim == 0:
-        stream = stream[()]
+    stream = number_in(d.get("stream"))
     if not isinstance(stream, (int, np.integer)) or stream != STREAM:
         raise ValueError(
             f"the {what} has stream {stream!r}; this version of fastdrop knows {STREAM}"

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fastdrop.rates import number_in
+
 __all__ = ["get_num_threads", "set_num_threads"]
 
 MAX_DEFAULT_THREADS = 16
@@ -39,8 +41,7 @@ def set_num_threads(n: int) -> None:
     >>> fd.set_num_threads(before)
     """
     global _threads
-    if isinstance(n, np.ndarray) and n.ndim == 0:  # what np.load gives back of an int
-        n = n[()]
+    n = number_in(n)
     if isinstance(n, bool | np.bool_) or not isinstance(n, int | np.integer):
         raise TypeError(f"n must be an int, not {type(n).__name__}")
     if n < 1:
