@@ -32,6 +32,8 @@ from fastdrop.functional import (
     gaussian_dropout,
     gaussian_noise,
     locked_dropout,
+    relu_dropout,
+    relu_dropout_backward,
 )
 from fastdrop.generator import Generator, default_generator, seed
 from fastdrop.mask import Mask
@@ -64,6 +66,8 @@ __all__ = [
     "get_num_threads",
     "locked_dropout",
     "nn",
+    "relu_dropout",
+    "relu_dropout_backward",
     "seed",
     "set_isa",
     "set_num_threads",

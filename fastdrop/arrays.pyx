@@ -50,13 +50,14 @@ cdef cnp.ndarray new_like(cnp.ndarray a):
     return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), number, 0)
 
 
-cdef cnp.ndarray target_for(cnp.ndarray x, out):
+cdef cnp.ndarray target_for(cnp.ndarray x, out, dtype=None):
     """Check ``out`` for the result of a plain x, and return a plain array to write to.
 
-    That is ``out`` itself where it is plain, otherwise a new one. Nothing is written to ``out``.
+    That is ``out`` itself where it is plain, otherwise a new one. Nothing is written to ``out``. The
+    result has the dtype of x, or that which is given.
     """
     if out is None:
-        return new_like(x)
+        return new_like(x) if dtype is None else np.empty((<object>x).shape, dtype)
     if type(out) is not cnp.ndarray and (
         not isinstance(out, cnp.ndarray) or isinstance(out, np.ma.MaskedArray)
     ):
@@ -65,22 +66,24 @@ cdef cnp.ndarray target_for(cnp.ndarray x, out):
     cdef cnp.ndarray y = out
     if not same_shape(x, y):
         raise ValueError(f"out has shape {out.shape}; the result has {(<object>x).shape}")
-    if dtype_of(y) != dtype_of(x):
-        raise TypeError(f"out has dtype {out.dtype}; the result has {x.dtype}")
+    if dtype_of(y) != dtype_of(x) if dtype is None else out.dtype.newbyteorder("=") != dtype:
+        raise TypeError(f"out has dtype {out.dtype}; the result has {dtype or x.dtype}")
     if not cnp.PyArray_ISWRITEABLE(y):
         raise ValueError("out is read-only")
     if is_plain(y):
         return y
     if _overlaps_itself(y):
         raise ValueError("out overlaps itself: some of its elements share memory")
-    return new_like(x)
+    return target_for(x, None, dtype)
 
 
 cdef cnp.ndarray apart(cnp.ndarray x, cnp.ndarray y):
-    """Return x, or a copy where it shares some of the memory of y and not all; both are plain."""
+    """Return x, or a copy where it shares memory with y and is not y; both are plain."""
     cdef char *a = cnp.PyArray_BYTES(x)
     cdef char *b = cnp.PyArray_BYTES(y)
-    if a != b and a < b + cnp.PyArray_NBYTES(y) and b < a + cnp.PyArray_NBYTES(x):
+    if a == b and cnp.PyArray_ITEMSIZE(x) == cnp.PyArray_ITEMSIZE(y):
+        return x
+    if a < b + cnp.PyArray_NBYTES(y) and b < a + cnp.PyArray_NBYTES(x):
         return cnp.PyArray_NewCopy(x, cnp.NPY_CORDER)
     return x
 

@@ -1,3 +1,3 @@
 """With this functional.py, which is compiled, calls these modules' functions in C."""
 
-from fastdrop cimport fused, rules
+from fastdrop cimport fused, rates, rules

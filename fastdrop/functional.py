@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, DTypeLike
 
-from fastdrop import connect, fused, rules
+from fastdrop import connect, fused, rates, rules
 from fastdrop.arrays import Array
 from fastdrop.mask import Mask
 
@@ -27,6 +27,8 @@ __all__ = [
     "gaussian_dropout",
     "gaussian_noise",
     "locked_dropout",
+    "relu_dropout",
+    "relu_dropout_backward",
 ]
 
 Mode = Literal["upscale_in_train", "downscale_in_infer"]
@@ -698,9 +700,10 @@ def dropout_add(
     x : array_like
         Of any shape (..., F).
     residual : array_like
-        Of x's shape and dtype.
+        Of x's shape and dtype; or of float32 where x has a 16-bit dtype, as in training in mixed
+        precision.
     bias : array_like, optional
-        Shape (F,), of x's dtype: added to each row of x first.
+        Shape (F,), of x's dtype or of the residual's: added to each row of x first.
     training : bool, optional
         Whether to drop. If not, the result is ``residual + (x + bias)``, a new array too.
     out : ndarray, optional
@@ -712,15 +715,15 @@ def dropout_add(
     Returns
     -------
     y : ndarray
-        Of x's shape and dtype, new or `out`.
+        Of the residual's shape and dtype, new or `out`.
     mask : Mask
         Only with ``return_mask=True``.
 
     Raises
     ------
     TypeError, ValueError, OverflowError
-        As `dropout`; TypeError also where residual or bias has another dtype than x, ValueError
-        where it has another shape than it must.
+        As `dropout`; TypeError also where residual or bias has another dtype than it may,
+        ValueError where it has another shape than it must.
 
     See Also
     --------
@@ -729,8 +732,8 @@ def dropout_add(
     Notes
     -----
     The line between the blocks of a transformer. Sum, product and sum are rounded once each, 16-bit
-    types in float32 with one rounding at the end; float32 and float64 give the bits of
-    ``residual + dropout(x + bias)``.
+    types in float32 with one rounding at the end, or none where the residual is float32; float32
+    and float64 give the bits of ``residual + dropout(x + bias)``.
 
     **Compatibility guarantee.** As for `dropout`, whose mask it has.
 
@@ -751,7 +754,7 @@ def dropout_add(
 
 
 def dropout_add_backward(
-    grad: ArrayLike, mask: Mask, *, out: Array | None = None
+    grad: ArrayLike, mask: Mask, *, out: Array | None = None, dtype: DTypeLike | None = None
 ) -> tuple[Array, Array]:
     """Gradients of `dropout_add` by x and by the bias, in one pass.
 
@@ -763,18 +766,22 @@ def dropout_add_backward(
         What `dropout_add` returned, or the window of it that is grad's shard: of consecutive rows.
     out : ndarray, optional
         Where to put the gradient by x; ``out=grad`` works in place.
+    dtype : dtype_like, optional
+        That of x, by default the dtype of `out` or else of grad: float16 or bfloat16 where grad is
+        float32, since y was.
 
     Returns
     -------
     dx : ndarray
-        Gradient by x: ``mask.backward(grad)``.
+        Gradient by x: ``mask.backward(grad)``, rounded once.
     dbias : ndarray
         Gradient by the bias, shape (F,) and of grad's dtype: the sum of dx over its rows.
 
     Raises
     ------
     TypeError, ValueError
-        As `Mask.backward`; ValueError also where the mask is not of whole, consecutive rows.
+        As `Mask.backward`; TypeError also where dtype is none of these, ValueError where the mask
+        is not of whole, consecutive rows.
 
     Notes
     -----
@@ -794,7 +801,128 @@ def dropout_add_backward(
     >>> fd.dropout_add_backward(np.ones((3, 2)), mask)[1]
     array([6., 0.])
     """
-    return fused.add_backward(grad, mask, out)
+    return fused.add_backward(grad, mask, out, dtype)
+
+
+def relu_dropout(
+    x: ArrayLike,
+    p: float = 0.5,
+    *,
+    bias: ArrayLike | None = None,
+    training: bool = True,
+    rng: Any = None,
+    out: Array | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Dropout of a ReLU: ``dropout(max(x + bias, 0))``, in one pass.
+
+    Parameters
+    ----------
+    x : array_like
+        Of any shape (..., F): what the layer's weights make of its input.
+    bias : array_like, optional
+        Shape (F,), of x's dtype: added to each row of x first.
+    training : bool, optional
+        Whether to drop. If not, the result is ``max(x + bias, 0)``, a new array too.
+    out : ndarray, optional
+        Where to put the result, see `dropout`; ``out=x`` works in place.
+    p, rng, return_mask : as in `dropout`
+
+    Returns
+    -------
+    y : ndarray
+        Of x's shape and dtype, new or `out`. **Keep it**: it is what `relu_dropout_backward` needs.
+    mask : Mask
+        Only with ``return_mask=True``; of no use to the backward pass.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As `dropout`; TypeError also where bias has another dtype than x, ValueError where it has
+        another shape than (F,).
+
+    See Also
+    --------
+    relu_dropout_backward : its gradients.
+    fastdrop.nn.ReLUDropout : the layer.
+
+    Notes
+    -----
+    The hidden layer of a perceptron. Sum and product are rounded once each, 16-bit types in float32
+    with one rounding at the end; float32 and float64 give the bits of
+    ``dropout(np.maximum(x + bias, 0))``. What is 0 or below, -0 too, becomes +0; a NaN that is kept
+    stays a NaN, and an infinity stays what it is.
+
+    **Compatibility guarantee.** As for `dropout`, whose mask it has.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> x = np.array([[-1.0, 1.0, 2.0, -2.0], [3.0, -3.0, 4.0, 4.0]])
+    >>> y = fd.relu_dropout(x, 0.5, bias=np.full(4, 0.5), rng=0)
+    >>> y
+    array([[0., 0., 5., 0.],
+           [7., 0., 9., 9.]])
+    >>> dx, dbias = fd.relu_dropout_backward(np.ones((2, 4)), y, 0.5)
+    >>> dbias
+    array([2., 0., 4., 2.])
+    """
+    y, mask = fused.relu(x, p, bias, training, rng, out)
+    return (y, mask) if return_mask else y
+
+
+def relu_dropout_backward(
+    grad: ArrayLike,
+    y: ArrayLike,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    out: Array | None = None,
+) -> tuple[Array, Array]:
+    """Gradients of `relu_dropout` by x and by the bias, in one pass and without random numbers.
+
+    Parameters
+    ----------
+    grad : array_like
+        Gradient by the output, shape (..., F).
+    y : array_like
+        That output, of grad's shape and dtype. Whether it is, and whether it was changed since,
+        cannot be known.
+    p, training
+        As in the call that made y.
+    out : ndarray, optional
+        Where to put the gradient by x; ``out=grad`` and ``out=y`` work in place.
+
+    Returns
+    -------
+    dx : ndarray
+        Gradient by x: ``grad / (1-p)`` where ``y > 0``, otherwise +0.
+    dbias : ndarray
+        Gradient by the bias, shape (F,) and of grad's dtype: the sum of dx over its rows.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where grad, y and out are no arrays of one shape and dtype, or p is no probability.
+
+    Notes
+    -----
+    Where y is above 0 its unit was active and kept; everywhere else the derivative is 0. So the
+    mask is not needed. An activation that underflowed to 0 in y counts as inactive, one that
+    overflowed to infinity as active, and a NaN as inactive. With p=1 all of y is 0, and so is dx.
+    The sums are as in `dropout_add_backward`.
+
+    **Compatibility guarantee.** As for `dropout`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> fd.relu_dropout_backward([1.0, 1.0, 1.0], [0.0, 3.0, 0.5], 0.2)[0]
+    array([0.  , 1.25, 1.25])
+    """
+    rate = rates.check_p(p)
+    scale = rates.scale_of(rate) if rates.as_bool(training, "training") else 1.0
+    return fused.relu_backward(grad, y, scale, out)
 
 
 def drop_connect(

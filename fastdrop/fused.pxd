@@ -1,4 +1,6 @@
 """Dropout with its neighbours, for the other compiled modules."""
 
 cpdef tuple add(x, residual, p, bias, training, rng, out)
-cpdef tuple add_backward(grad, mask, out)
+cpdef tuple add_backward(grad, mask, out, dtype)
+cpdef tuple relu(x, p, bias, training, rng, out)
+cpdef tuple relu_backward(grad, y, double scale, out)

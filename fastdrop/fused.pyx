@@ -1,5 +1,5 @@
 # cython: cdivision=True
-"""Dropout in one pass with what stands beside it in a network: the bias and the residual."""
+"""Dropout in one pass with what stands beside it in a network: the bias, the residual, the ReLU."""
 
 import numpy as np
 
@@ -11,7 +11,9 @@ from libc.string cimport memcpy, memset
 from fastdrop.arrays cimport apart, as_input, as_plain, finish, same_shape, target_for
 from fastdrop.generator cimport as_source, take_from
 from fastdrop.kernels cimport (
-    FD_F64, FD_MAX_NDIM, FD_MAX_STEP, FD_TILE, Job, dtype_of, fd_dtype, fused, item_bytes, run,
+    FD_BF16, FD_F16, FD_F32, FD_F64, FD_FUSED_BIAS_GRAD, FD_FUSED_RELU, FD_FUSED_RELU_GRAD,
+    FD_FUSED_RESIDUAL, FD_MAX_NDIM, FD_MAX_STEP, FD_TILE, Job, dtype_of, fd_dtype, fd_fusion, fused,
+    item_bytes, run,
 )
 from fastdrop.mask cimport Mask, identity
 from fastdrop.rates cimport as_bool, check_p, drop_threshold, scale_of
@@ -28,24 +30,37 @@ cdef uint64_t period_of(uint64_t columns) noexcept:
     return columns * ((FD_MAX_STEP + columns - 1) // columns)
 
 
-cdef int must_fit(cnp.ndarray a, str name, cnp.ndarray x, bint fits, tuple shape) except -1:
-    """Raise unless an array is of x's dtype, and of the shape that fits it."""
-    if dtype_of(a) != dtype_of(x):
-        raise TypeError(f"{name} has dtype {a.dtype}; it must be that of x, {x.dtype}")
+cdef bint widens(fd_dtype x, fd_dtype y) noexcept:
+    """Whether the kernels read x of one dtype, and write y of a wider."""
+    return y == FD_F32 and (x == FD_F16 or x == FD_BF16)
+
+
+cdef int must_fit(cnp.ndarray a, str name, cnp.ndarray x, fd_dtype other, bint fits,
+                  tuple shape) except -1:
+    """Raise unless an array is of x's dtype or another, and of the shape that fits x."""
+    if dtype_of(a) != dtype_of(x) and dtype_of(a) != other:
+        wider = ", or float32" if other != dtype_of(x) else ""
+        raise TypeError(f"{name} has dtype {a.dtype}; it must be that of x, {x.dtype}{wider}")
     if not fits:
         raise ValueError(f"{name} has shape {(<object>a).shape}; with this x it must be {shape}")
     return 0
 
 
-cdef int start(Job *job, cnp.ndarray y, cnp.ndarray x, Mask mask) except -1:
+cdef int start(Job *job, fd_fusion op, cnp.ndarray y, cnp.ndarray x, beside) except -1:
+    """Fill in the arrays of a job; which elements are kept and how they are scaled is left."""
     job.kernel = fused
-    job.dtype = dtype_of(x)
+    job.dtype, job.x_dtype = dtype_of(y), dtype_of(x)
     job.y, job.x, job.size = cnp.PyArray_DATA(y), cnp.PyArray_DATA(x), cnp.PyArray_SIZE(x)
+    job.fused.op, job.fused.column, job.first = op, 0, 0
+    job.fused.beside = NULL if beside is None else cnp.PyArray_DATA(<cnp.ndarray>beside)
+    job.stream.seed, job.stream.position, job.stream.drop_threshold = 0, 0, 0
+    return 0
+
+
+cdef void keep_by(Job *job, Mask mask) noexcept:
     job.stream.seed, job.stream.position = mask.seed_, mask.position_
     job.stream.drop_threshold, job.first = mask.drop_threshold, mask.first
     job.values.scale = mask.scale_
-    job.fused.column = 0
-    return 0
 
 
 # ---- forward -------------------------------------------------------------------------------------
@@ -83,40 +98,49 @@ cdef const void *negative_zeros(fd_dtype dtype) noexcept:
     return zeros_16
 
 
-cpdef tuple add(x, residual, p, bias, training, rng, out):
-    """Return ``residual + dropout(x + bias)`` and the mask: see `dropout_add`."""
+cdef tuple forward(fd_fusion op, x, beside, p, bias, training, rng, out):
+    """Return what a fused kernel makes of x, and the mask. What is beside x is its residual, or None."""
     cdef double rate = check_p(p)
     cdef bint dropping = as_bool(training, "training")
     source = as_source(rng)
-    cdef cnp.ndarray array = as_input(x, "x"), rows = as_input(residual, "residual"), row
+    cdef cnp.ndarray array = as_input(x, "x"), rows = None, row = None
     cdef int axis, ndim = cnp.PyArray_NDIM(array)
     cdef cnp.npy_intp dims[FD_MAX_NDIM]
     for axis in range(ndim):
         dims[axis] = cnp.PyArray_DIM(array, axis)
     cdef uint64_t columns = dims[ndim - 1] if ndim else 1
-    must_fit(rows, "residual", array, same_shape(rows, array), (<object>array).shape)
+    cdef fd_dtype result = dtype_of(array)
+    if op == FD_FUSED_RESIDUAL:
+        rows = as_input(beside, "residual")
+        if widens(result, FD_F32):
+            result = FD_F32
+        must_fit(rows, "residual", array, result, same_shape(rows, array), (<object>array).shape)
+        result = dtype_of(rows)
     if bias is not None:
         row = as_input(bias, "bias")
         fits = cnp.PyArray_NDIM(row) == 1 and <uint64_t>cnp.PyArray_DIM(row, 0) == columns
-        must_fit(row, "bias", array, fits, (columns,))
-        row = as_plain(row)
+        must_fit(row, "bias", array, result, fits, (columns,))
     cdef Mask mask = identity(ndim, dims, 1.0)
     if dropping:  # the same axes at another rate
         mask.set_rate(rate, drop_threshold(rate), scale_of(rate), 0.0, 0.0)
     array = as_plain(array)
-    cdef cnp.ndarray target = target_for(array, out)
+    rows = None if rows is None else as_plain(rows)
+    cdef cnp.ndarray target = target_for(array if rows is None else rows, out)
     array = apart(array, target)
-    rows = apart(as_plain(rows), target)
+    rows = None if rows is None else apart(rows, target)
     mask.check_still_fits(array)
-    mask.check_still_fits(rows)
     mask.check_still_fits(target)
+    if rows is not None:
+        mask.check_still_fits(rows)
     cdef Job job
     cdef void *repeated = NULL
-    start(&job, target, array, mask)
-    job.fused.bias_grad, job.fused.residual = NULL, cnp.PyArray_DATA(rows)
-    if bias is None:
+    start(&job, op, target, array, rows)
+    keep_by(&job, mask)
+    job.fused.bias_grad = NULL
+    if row is None:
         job.fused.period, job.fused.bias = FD_MAX_STEP, negative_zeros(job.dtype)
     else:
+        row = as_plain(row if dtype_of(row) == result else row.astype(target.dtype))
         job.fused.period = period_of(columns)
         repeated = repeat(row, job.fused.period + FD_MAX_STEP)
         if repeated == NULL:
@@ -130,6 +154,16 @@ cpdef tuple add(x, residual, p, bias, training, rng, out):
     finally:
         free(repeated)
     return finish(target, out), mask
+
+
+cpdef tuple add(x, residual, p, bias, training, rng, out):
+    """Return ``residual + dropout(x + bias)`` and the mask: see `dropout_add`."""
+    return forward(FD_FUSED_RESIDUAL, x, residual, p, bias, training, rng, out)
+
+
+cpdef tuple relu(x, p, bias, training, rng, out):
+    """Return ``dropout(max(x + bias, 0))`` and the mask: see `relu_dropout`."""
+    return forward(FD_FUSED_RELU, x, None, p, bias, training, rng, out)
 
 
 # ---- backward ------------------------------------------------------------------------------------
@@ -181,7 +215,44 @@ cdef void add_up(double *total, const double *parts, uint64_t n_parts,
             total[column] += parts[part * columns + column]
 
 
-cpdef tuple add_backward(grad, mask, out):
+cdef tuple backward(Job *job, cnp.ndarray grad, cnp.ndarray target, uint64_t columns, out):
+    """Return the gradients by x and by the bias, of a job that is all but filled in."""
+    cdef Sums sums
+    sums.columns = columns
+    # a part has 32 rows or more: otherwise adding up the parts would cost more than the rows
+    sums.unit = (32 * sums.columns + FD_TILE - 1) // FD_TILE * FD_TILE
+    sums.unit, sums.out_of_memory = max(sums.unit, <uint64_t>SUMMED), False
+    cdef uint64_t n_parts = (job.size + sums.unit - 1) // sums.unit
+    parts = np.zeros((n_parts, sums.columns))
+    sums.parts = <double *>cnp.PyArray_DATA(parts)
+    job.kernel, job.context = sum_parts, &sums
+    job.fused.bias, job.fused.period = NULL, period_of(sums.columns)
+    run(job, sums.unit)
+    if sums.out_of_memory:
+        raise MemoryError
+    total = np.zeros(sums.columns)
+    add_up(<double *>cnp.PyArray_DATA(total), sums.parts, n_parts, sums.columns)
+    with np.errstate(all="ignore"):
+        dbias = total.astype(grad.dtype)
+    return finish(target, out), dbias
+
+
+cdef object narrower(cnp.ndarray grad, dtype, out):
+    """Return the dtype of the gradient by x, where ``dtype`` or ``out`` says that it is not grad's."""
+    if dtype is None and not isinstance(out, np.ndarray):
+        return None
+    wanted = np.dtype(out.dtype if dtype is None else dtype).newbyteorder("=")
+    if wanted == grad.dtype.newbyteorder("="):
+        return None
+    if dtype_of(grad) == FD_F32 and widens(dtype_of(np.empty(0, wanted)), FD_F32):
+        return wanted
+    if dtype is None:
+        return None  # which target_for refuses
+    narrow = ", or a narrower one, float16 or bfloat16" if dtype_of(grad) == FD_F32 else ""
+    raise TypeError(f"dtype is {wanted}; the gradient by x has that of grad, {grad.dtype}{narrow}")
+
+
+cpdef tuple add_backward(grad, mask, out, dtype):
     """Return the gradients by x and by the bias: see `dropout_add_backward`."""
     if not isinstance(mask, Mask):
         raise TypeError(f"mask must be a Mask, not {type(mask).__name__}")
@@ -198,25 +269,26 @@ cpdef tuple add_backward(grad, mask, out):
             )
         size *= recipe.sizes[axis]
     array = as_plain(array)
-    cdef cnp.ndarray target = target_for(array, out)
+    cdef cnp.ndarray target = target_for(array, out, narrower(array, dtype, out))
     array = apart(array, target)
-    cdef Sums sums
-    sums.columns = recipe.sizes[ndim - 1] if ndim else 1
-    # a part has 32 rows or more: otherwise adding up the parts would cost more than the rows
-    sums.unit = (32 * sums.columns + FD_TILE - 1) // FD_TILE * FD_TILE
-    sums.unit, sums.out_of_memory = max(sums.unit, <uint64_t>SUMMED), False
-    cdef uint64_t n_parts = (<uint64_t>cnp.PyArray_SIZE(array) + sums.unit - 1) // sums.unit
-    parts = np.zeros((n_parts, sums.columns))
-    sums.parts = <double *>cnp.PyArray_DATA(parts)
     cdef Job job
-    start(&job, target, array, recipe)
-    job.kernel, job.context = sum_parts, &sums
-    job.fused.residual, job.fused.bias, job.fused.period = NULL, NULL, period_of(sums.columns)
-    run(&job, sums.unit)
-    if sums.out_of_memory:
-        raise MemoryError
-    total = np.zeros(sums.columns)
-    add_up(<double *>cnp.PyArray_DATA(total), sums.parts, n_parts, sums.columns)
-    with np.errstate(all="ignore"):
-        dbias = total.astype(target.dtype)
-    return finish(target, out), dbias
+    start(&job, FD_FUSED_BIAS_GRAD, target, array, None)
+    keep_by(&job, recipe)
+    return backward(&job, array, target, recipe.sizes[ndim - 1] if ndim else 1, out)
+
+
+cpdef tuple relu_backward(grad, y, double scale, out):
+    """Return the gradients by x and by the bias: see `relu_dropout_backward`."""
+    cdef cnp.ndarray array = as_input(grad, "grad"), result = as_input(y, "y")
+    if not same_shape(array, result):
+        raise ValueError(f"y has shape {(<object>result).shape}; grad has {(<object>array).shape}")
+    if dtype_of(array) != dtype_of(result):
+        raise TypeError(f"y has dtype {result.dtype}; it must be that of grad, {array.dtype}")
+    array = as_plain(array)
+    cdef cnp.ndarray target = target_for(array, out)
+    array, result = apart(array, target), apart(as_plain(result), target)
+    cdef int ndim = cnp.PyArray_NDIM(array)
+    cdef Job job
+    start(&job, FD_FUSED_RELU_GRAD, target, array, result)
+    job.values.scale = scale
+    return backward(&job, array, target, cnp.PyArray_DIM(array, ndim - 1) if ndim else 1, out)

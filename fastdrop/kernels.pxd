@@ -26,8 +26,14 @@ cdef extern from "fastdrop.h" nogil:
         pass
     ctypedef struct fd_window:
         pass
+    ctypedef enum fd_fusion:
+        FD_FUSED_RESIDUAL
+        FD_FUSED_BIAS_GRAD
+        FD_FUSED_RELU
+        FD_FUSED_RELU_GRAD
     ctypedef struct fd_fused:
-        const void *residual
+        fd_fusion op
+        const void *beside
         const void *bias
         void *bias_grad
         uint64_t period
@@ -51,8 +57,8 @@ cdef extern from "fastdrop.h" nogil:
                          double sd, int additive)
     void fd_window_bits(const fd_kernels *k, const fd_window *w, uint8_t *out, uint64_t begin,
                         uint64_t n, const fd_stream *stream)
-    void fd_range_fused(const fd_kernels *k, fd_dtype dtype, void *y, const void *x,
-                        uint64_t size, uint64_t first, uint64_t begin, uint64_t n,
+    void fd_range_fused(const fd_kernels *k, fd_dtype x_dtype, fd_dtype y_dtype, void *y,
+                        const void *x, uint64_t size, uint64_t first, uint64_t begin, uint64_t n,
                         const fd_stream *stream, double scale, const fd_fused *fused)
 
 cdef extern from "fd_stream.h" nogil:
@@ -72,7 +78,8 @@ ctypedef void (*Kernel)(const Job *job, uint64_t begin, uint64_t n) noexcept nog
 ctypedef struct Job:
     Kernel kernel
     const fd_kernels *isa  # set by run
-    fd_dtype dtype
+    fd_dtype dtype  # of y, and of x but for the fused kernels
+    fd_dtype x_dtype
     void *y
     const void *x
     uint64_t size  # elements

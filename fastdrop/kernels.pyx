@@ -146,9 +146,9 @@ cdef void bits(const Job *job, uint64_t begin, uint64_t n) noexcept nogil:
 
 
 cdef void fused(const Job *job, uint64_t begin, uint64_t n) noexcept nogil:
-    """y = residual + (keep ? (x + bias) * scale : +0), or y as plain, added up in bias_grad."""
-    fd_range_fused(job.isa, job.dtype, job.y, job.x, job.size, job.first, begin, n, &job.stream,
-                   job.values.scale, &job.fused)
+    """What job.fused says: dropout together with its neighbours."""
+    fd_range_fused(job.isa, job.x_dtype, job.dtype, job.y, job.x, job.size, job.first, begin, n,
+                   &job.stream, job.values.scale, &job.fused)
 
 
 cdef void copy(const Job *job, uint64_t begin, uint64_t n) noexcept nogil:

@@ -17,3 +17,7 @@ cdef class Layer:
 
 cdef class AddLayer(Layer):
     pass
+
+
+cdef class ReLULayer(Layer):
+    cdef public object y

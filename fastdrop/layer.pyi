@@ -1,12 +1,13 @@
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from fastdrop.arrays import Array
 from fastdrop.mask import Mask
 from fastdrop.rules import Rule
 
 NO_MASK: str
+NO_OUTPUT: str
 
 _T = TypeVar("_T")
 
@@ -103,5 +104,34 @@ class AddLayer(Layer):
         training: bool | None = None,
     ) -> Any: ...
     def backward(  # type: ignore[override]
-        self, grad: ArrayLike, out: Array | None = None, mask: Mask | None = None
+        self,
+        grad: ArrayLike,
+        out: Array | None = None,
+        mask: Mask | None = None,
+        *,
+        dtype: DTypeLike | None = None,
+    ) -> tuple[Array, Array]: ...
+
+class ReLULayer(Layer):
+    y: Array | None
+    def __call__(  # type: ignore[override]
+        self,
+        x: ArrayLike,
+        bias: ArrayLike | None = None,
+        out: Array | None = None,
+        return_mask: bool = False,
+        *,
+        training: bool | None = None,
+    ) -> Any: ...
+    def forward(  # type: ignore[override]
+        self,
+        x: ArrayLike,
+        bias: ArrayLike | None = None,
+        out: Array | None = None,
+        return_mask: bool = False,
+        *,
+        training: bool | None = None,
+    ) -> Any: ...
+    def backward(  # type: ignore[override]
+        self, grad: ArrayLike, out: Array | None = None, y: ArrayLike | None = None
     ) -> tuple[Array, Array]: ...

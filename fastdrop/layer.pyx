@@ -7,9 +7,10 @@ cimport cython
 cimport numpy as cnp
 
 from fastdrop.arrays cimport as_input
-from fastdrop.fused cimport add, add_backward
+from fastdrop.fused cimport add, add_backward, relu, relu_backward
 from fastdrop.generator cimport Generator, as_source
 from fastdrop.kernels import STREAM
+from fastdrop.mask cimport Mask
 from fastdrop.rates cimport as_bool
 from fastdrop.recipe cimport Recipe, check_stream
 
@@ -31,6 +32,7 @@ WORDS = {
     "inplace": "out=x, in the call",
 }
 
+NO_OUTPUT = "backward before the first forward, or in a copy: there is no output to look at"
 NO_MASK = "backward before the first forward: there is no mask yet"
 
 
@@ -303,9 +305,9 @@ cdef class AddLayer(Layer):
         x : array_like
             Of any shape (..., F).
         residual : array_like
-            Of x's shape and dtype.
+            Of x's shape and dtype, or of float32 where that has 16 bits.
         bias : array_like, optional
-            Shape (F,), of x's dtype.
+            Shape (F,), of x's dtype or of the residual's.
         out : ndarray, optional
             Where to put the result; ``x`` and ``residual`` work in place.
         return_mask : bool, optional
@@ -316,7 +318,7 @@ cdef class AddLayer(Layer):
         Returns
         -------
         y : ndarray
-            Of x's shape and dtype.
+            Of the residual's shape and dtype.
         mask : Mask
             Only with ``return_mask=True``.
 
@@ -332,7 +334,7 @@ cdef class AddLayer(Layer):
             self.mask = mask
         return (y, mask) if return_mask else y
 
-    def backward(self, grad, out=None, mask=None):
+    def backward(self, grad, out=None, mask=None, *, dtype=None):
         """Gradients by x and by the bias; that by the residual is ``grad`` itself.
 
         Parameters
@@ -343,6 +345,8 @@ cdef class AddLayer(Layer):
             Where to put the gradient by x; ``out=grad`` works in place.
         mask : Mask, optional
             Which forward pass, by default the last.
+        dtype : dtype_like, optional
+            That of x, where it is narrower than grad's.
 
         Returns
         -------
@@ -359,7 +363,76 @@ cdef class AddLayer(Layer):
             mask = self.mask
         if mask is None:
             raise RuntimeError(NO_MASK)
-        return add_backward(grad, mask, out)
+        return add_backward(grad, mask, out, dtype)
+
+
+cdef class ReLULayer(Layer):
+    """Base of `ReLUDropout`, whose passes take a bias, and whose backward pass needs the output."""
+
+    def forward(self, x, bias=None, out=None, return_mask=False, *, training=None):
+        """Return ``dropout(max(x + bias, 0))``; in evaluation without dropout. Remembers it.
+
+        Parameters
+        ----------
+        x : array_like
+            Of any shape (..., F).
+        bias : array_like, optional
+            Shape (F,), of x's dtype.
+        out : ndarray, optional
+            Where to put the result; ``out=x`` works in place.
+        return_mask : bool, optional
+            Whether to return the mask too.
+        training : bool, optional
+            As in the other layers.
+
+        Returns
+        -------
+        y : ndarray
+            Of x's shape and dtype. The layer keeps it, not a copy: leave it as it is until the
+            backward pass.
+        mask : Mask
+            Only with ``return_mask=True``.
+
+        Raises
+        ------
+        TypeError, ValueError, OverflowError
+            As `fastdrop.relu_dropout`. The layer is then as it was.
+        """
+        if training is None:
+            training = self.is_training
+        y, mask = relu(x, self.rule.rate, bias, training, self.rng, out)
+        with cython.critical_section(self):
+            self.y, self.mask = y, mask
+        return (y, mask) if return_mask else y
+
+    def backward(self, grad, out=None, y=None):
+        """Gradients by x and by the bias.
+
+        Parameters
+        ----------
+        grad : array_like
+            Gradient by the output of `forward`.
+        out : ndarray, optional
+            Where to put the gradient by x; ``out=grad`` works in place.
+        y : ndarray, optional
+            Output of another forward pass at the same rate, by default of the last.
+
+        Returns
+        -------
+        dx, dbias : ndarray
+
+        Raises
+        ------
+        RuntimeError
+            Before the first forward pass, and in a copy: copies and pickles are without y.
+        TypeError, ValueError
+            As `fastdrop.relu_dropout_backward`.
+        """
+        with cython.critical_section(self):
+            mask, y = self.mask, self.y if y is None else y
+        if mask is None or y is None:
+            raise RuntimeError(NO_OUTPUT)
+        return relu_backward(grad, y, (<Mask>mask).scale_, out)
 
 
 def _new(kind):

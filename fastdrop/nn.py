@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from fastdrop import functional, rules
 from fastdrop.arrays import Array
 from fastdrop.generator import Generator, as_source
-from fastdrop.layer import NO_MASK, AddLayer, Layer, Setting
+from fastdrop.layer import NO_MASK, AddLayer, Layer, ReLULayer, Setting
 from fastdrop.montecarlo import MCSamples as MCSamples  # pickles name it here
 from fastdrop.montecarlo import mc_samples
 from fastdrop.rules import Rule
@@ -30,6 +30,7 @@ __all__ = [
     "GaussianDropout",
     "GaussianNoise",
     "LockedDropout",
+    "ReLUDropout",
     "WeightDropout",
     "mc_samples",
     "reseed",
@@ -720,6 +721,47 @@ class DropoutAdd(AddLayer):
     >>> dx, dbias = layer.backward(np.ones((2, 4)))
     >>> dbias
     array([4., 0., 4., 2.])
+    """
+
+    def __init__(self, p: float = 0.5, *, rng: Any = None) -> None:
+        super().__init__(p, rng=rng)
+
+    def _rule(self, p: float) -> Rule:
+        return rules.elements(p, None, "upscale_in_train")
+
+
+class ReLUDropout(ReLULayer):
+    """ReLU and dropout of what a layer's weights give, with the layer's bias, in one pass.
+
+    Parameters
+    ----------
+    p, rng : as in `Dropout`
+
+    Attributes
+    ----------
+    y : ndarray or None
+        The last output, which the backward pass needs.
+
+    See Also
+    --------
+    fastdrop.relu_dropout : the function.
+    Dropout : the protocol of all layers: `train`, `eval`, `state_dict`.
+
+    Notes
+    -----
+    `forward` and `backward` take other arguments than those of the other layers.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> layer = fd.nn.ReLUDropout(0.5, rng=0)
+    >>> x, bias = np.array([[-1.0, 1.0, 2.0, -2.0], [3.0, -3.0, 4.0, 4.0]]), np.full(4, 0.5)
+    >>> layer(x, bias)
+    array([[0., 0., 5., 0.],
+           [7., 0., 9., 9.]])
+    >>> dx, dbias = layer.backward(np.ones((2, 4)))
+    >>> dbias
+    array([2., 0., 4., 2.])
     """
 
     def __init__(self, p: float = 0.5, *, rng: Any = None) -> None:

@@ -35,21 +35,35 @@ typedef struct {
  * Dropout together with its neighbours in a network, row by row. Elements of one column are `period`
  * apart; x[0] is in column `column`. With STEP = FD_MAX_STEP,
  *
- *   residual    y = residual + (keep ? (x + bias) * scale : +0); residual lies as x and y do, and is y or
- *               does not overlap it. bias has period + STEP elements, repeating after
- *               period; -0 adds nothing
+ *   residual    y = beside + (keep ? (x + bias) * scale : +0)
  *   bias_grad   y = keep ? x * scale : +0, and y is added, in the compute type and in the order of
  *               the rows, to bias_grad: period + STEP elements of that type, the last STEP of which
  *               are 0 before and after
+ *   relu        y = keep ? relu(x + bias) * scale : +0, where relu is +0 for what is 0 or below, and a
+ *               NaN for a NaN
+ *   relu_grad   as bias_grad, where keep is `beside > 0`; the stream's threshold is 0
  *
- * period >= STEP and column < period. The rest is as for fd_apply_fn.
+ * beside is of y's dtype, lies as y does, and is y or does not overlap it; NULL where nothing is read.
+ * bias is of y's dtype and has period + STEP elements, repeating after period; -0 adds nothing.
+ * period >= STEP and column < period. The rest is as for fd_apply_fn; but where y is of another dtype than
+ * x, they do not overlap. That is FD_F32 for residual with an x of 16 bits, and the other way round for
+ * bias_grad.
  */
+typedef enum {
+    FD_FUSED_RESIDUAL,
+    FD_FUSED_BIAS_GRAD,
+    FD_FUSED_RELU,
+    FD_FUSED_RELU_GRAD,
+    FD_FUSIONS
+} fd_fusion;
 enum { FD_MAX_STEP = 64 };
 typedef struct {
-    const void *residual, *bias;
+    fd_fusion op;
+    const void *beside, *bias;
     void *bias_grad;
     uint64_t period, column;
 } fd_fused;
+
 /* The kernels of one ISA; what is in it is for src/ alone (fd_kernels.h). */
 typedef struct fd_kernels fd_kernels;
 
@@ -91,11 +105,10 @@ void fd_window_noise(const fd_kernels *k, fd_dtype dtype, const fd_window *w, vo
 void fd_window_bits(const fd_kernels *k, const fd_window *w, uint8_t *out, uint64_t begin,
                     uint64_t n, const fd_stream *stream);
 
-/* Elements begin .. begin+n-1 of an array of `size` elements, whose first has index `first`: by the
- * residual kernel, or by bias_grad where fused has that. y, x, fused->residual and fused->column are
- * those of element 0. */
-void fd_range_fused(const fd_kernels *k, fd_dtype dtype, void *y, const void *x, uint64_t size,
-                    uint64_t first, uint64_t begin, uint64_t n, const fd_stream *stream,
-                    double scale, const fd_fused *fused);
+/* Elements begin .. begin+n-1 of an array of `size` elements, whose first has index `first`, by what fused
+ * says. y, x, fused->beside and fused->column are those of element 0. */
+void fd_range_fused(const fd_kernels *k, fd_dtype x_dtype, fd_dtype y_dtype, void *y, const void *x,
+                    uint64_t size, uint64_t first, uint64_t begin, uint64_t n,
+                    const fd_stream *stream, double scale, const fd_fused *fused);
 
 #endif

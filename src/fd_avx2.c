@@ -15,6 +15,7 @@ FD_TARGET_BEGIN("avx2,f16c,bmi,bmi2")
 #define FD_ISA avx2
 #define FD_NEEDS FD_CPU_AVX2
 #define FD_STEP 32
+#define FD_BYPASSES 1
 #define V_BLOCKS 4
 
 typedef __m256i v_word, v_prod, v_pair;
@@ -71,6 +72,15 @@ FD_INLINE v_f32 keep_or_zero_f32(__m256i m, v_f32 a) {
 }
 FD_INLINE v_f32 keep_or_f32(__m256i m, v_f32 a, v_f32 b) {
     return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(m));
+}
+FD_INLINE __m256i number_f32(v_f32 a) {
+    return _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_ORD_Q));
+}
+FD_INLINE __m256i positive_f32(v_f32 a) {
+    return _mm256_castps_si256(_mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_GT_OQ));
+}
+FD_INLINE v_f32 relu_f32(v_f32 a) {
+    return _mm256_and_ps(_mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_NLE_UQ), a);
 }
 FD_INLINE v_f32 load_f32(const float *x) { return _mm256_loadu_ps(x); }
 FD_INLINE void store_f32(float *y, v_f32 a) { _mm256_storeu_ps(y, a); }
@@ -137,6 +147,12 @@ FD_INLINE v_f64 keep_or_zero_f64(__m256i m, v_f64 a) {
 }
 FD_INLINE v_f64 keep_or_f64(__m256i m, v_f64 a, v_f64 b) {
     return _mm256_blendv_pd(b, a, _mm256_castsi256_pd(m));
+}
+FD_INLINE __m256i positive_f64(v_f64 a) {
+    return _mm256_castpd_si256(_mm256_cmp_pd(a, _mm256_setzero_pd(), _CMP_GT_OQ));
+}
+FD_INLINE v_f64 relu_f64(v_f64 a) {
+    return _mm256_and_pd(_mm256_cmp_pd(a, _mm256_setzero_pd(), _CMP_NLE_UQ), a);
 }
 FD_INLINE v_f64 normals_f64(const float *z) { return _mm256_cvtps_pd(_mm_loadu_ps(z)); }
 FD_INLINE v_f64 load_f64(const double *x) { return _mm256_loadu_pd(x); }

@@ -22,6 +22,7 @@ FD_AVX512_BEGIN
 #define FD_ISA avx512
 #define FD_NEEDS FD_CPU_AVX512
 #define FD_STEP 64
+#define FD_BYPASSES 1
 #define V_BLOCKS 8
 
 typedef __m512i v_word, v_prod, v_pair;
@@ -82,6 +83,13 @@ FD_INLINE v_f32 keep_or_zero_f32(__mmask16 m, v_f32 a) {
     return _mm512_castsi512_ps(_mm512_maskz_mov_epi32(m, _mm512_castps_si512(a)));
 }
 FD_INLINE v_f32 keep_or_f32(__mmask16 m, v_f32 a, v_f32 b) { return _mm512_mask_blend_ps(m, b, a); }
+FD_INLINE __mmask16 number_f32(v_f32 a) { return _mm512_cmp_ps_mask(a, a, _CMP_ORD_Q); }
+FD_INLINE __mmask16 positive_f32(v_f32 a) {
+    return _mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_GT_OQ);
+}
+FD_INLINE v_f32 relu_f32(v_f32 a) {
+    return keep_or_zero_f32(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_NLE_UQ), a);
+}
 FD_INLINE v_f32 load_f32(const float *x) { return _mm512_loadu_ps(x); }
 FD_INLINE void store_f32(float *y, v_f32 a) { _mm512_storeu_ps(y, a); }
 FD_INLINE void bypass_f32(float *y, v_f32 a) { _mm512_stream_ps(y, a); }
@@ -143,6 +151,12 @@ FD_INLINE v_f64 keep_or_zero_f64(__mmask8 m, v_f64 a) {
     return _mm512_castsi512_pd(_mm512_maskz_mov_epi64(m, _mm512_castpd_si512(a)));
 }
 FD_INLINE v_f64 keep_or_f64(__mmask8 m, v_f64 a, v_f64 b) { return _mm512_mask_blend_pd(m, b, a); }
+FD_INLINE __mmask8 positive_f64(v_f64 a) {
+    return _mm512_cmp_pd_mask(a, _mm512_setzero_pd(), _CMP_GT_OQ);
+}
+FD_INLINE v_f64 relu_f64(v_f64 a) {
+    return keep_or_zero_f64(_mm512_cmp_pd_mask(a, _mm512_setzero_pd(), _CMP_NLE_UQ), a);
+}
 FD_INLINE v_f64 normals_f64(const float *z) { return _mm512_cvtps_pd(_mm256_loadu_ps(z)); }
 FD_INLINE v_f64 load_f64(const double *x) { return _mm512_loadu_pd(x); }
 FD_INLINE void store_f64(double *y, v_f64 a) { _mm512_storeu_pd(y, a); }

@@ -8,6 +8,7 @@
 #define FD_ISA baseline
 #define FD_NEEDS 0
 #define FD_STEP 32
+#define FD_BYPASSES 0 /* no portable store goes around the caches */
 #define V_BLOCKS 1
 
 typedef uint32_t v_word;
@@ -54,6 +55,9 @@ FD_INLINE v_f32 keep_or_f32(int m, v_f32 a, v_f32 b) {
     const uint32_t all = 0u - (uint32_t)m;
     return fd_float_of((fd_bits_of(a) & all) | (fd_bits_of(b) & ~all));
 }
+FD_INLINE int number_f32(v_f32 a) { return a == a; }
+FD_INLINE int positive_f32(v_f32 a) { return a > 0; }
+FD_INLINE v_f32 relu_f32(v_f32 a) { return keep_or_zero_f32(!(a <= 0), a); }
 FD_INLINE v_f32 load_f32(const float *x) { return *x; }
 FD_INLINE void store_f32(float *y, v_f32 a) { *y = a; }
 
@@ -122,11 +126,12 @@ FD_INLINE v_f64 keep_or_f64(int m, v_f64 a, v_f64 b) {
     return a;
 }
 FD_INLINE v_f64 keep_or_zero_f64(int m, v_f64 a) { return keep_or_f64(m, a, 0.0); }
+FD_INLINE int positive_f64(v_f64 a) { return a > 0; }
+FD_INLINE v_f64 relu_f64(v_f64 a) { return keep_or_zero_f64(!(a <= 0), a); }
 FD_INLINE v_f64 normals_f64(const float *z) { return *z; }
 FD_INLINE v_f64 load_f64(const double *x) { return *x; }
 FD_INLINE void store_f64(double *y, v_f64 a) { *y = a; }
 
-/* No portable store goes around the caches. */
 FD_INLINE void fence(void) {}
 #define bypass_f16 store_f16
 #define bypass_bf16 store_bf16

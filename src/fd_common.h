@@ -2,6 +2,7 @@
 #ifndef FD_COMMON_H
 #define FD_COMMON_H
 
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>

@@ -11,7 +11,7 @@
  * How a call treats memory, a set of
  *
  *   FD_HINT_BYPASS   no cache will hold y afterwards, so it is written around them
- *   FD_HINT_FETCH    x and the residual come from afar: they are fetched while bits are made
+ *   FD_HINT_FETCH    x and what is read beside it come from afar: they are fetched while bits are made
  */
 enum { FD_HINT_BYPASS = 1, FD_HINT_FETCH = 2 };
 
@@ -48,7 +48,7 @@ typedef void fd_noise_fn(void *y, const void *x, uint64_t first, size_t n, const
                          double sd, int additive);
 
 /* Keep bits of short runs, put together in a strip of words: see fd_runs in fd_bits.h. Meanwhile memory at
- * schedule->ahead.x is fetched, for elements of `item` bytes; 0: none. */
+ * schedule->ahead[0] is fetched, for elements of `item` bytes; 0: none. */
 struct fd_runs;
 struct fd_schedule;
 typedef void fd_gather_fn(uint64_t *strip, const struct fd_runs *runs, struct fd_schedule *schedule,
@@ -70,8 +70,9 @@ struct fd_kernels {
     fd_gather_fn *gather;
     fd_apply_fn *plain[FD_DTYPES];
     fd_apply_fn *affine[FD_DTYPES];
-    fd_fused_fn *residual[FD_DTYPES];
-    fd_fused_fn *bias_grad[FD_DTYPES];
+    fd_fused_fn *fused[FD_DTYPES];
+    fd_fused_fn *fused_to_f32[2];   /* x is FD_F16 or FD_BF16, y FD_F32 */
+    fd_fused_fn *fused_from_f32[2]; /* the other way round */
     fd_given_fn *given[FD_DTYPES];
     fd_noise_fn *noise[FD_DTYPES];
     void (*fence)(void);

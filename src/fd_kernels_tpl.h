@@ -3,9 +3,13 @@
  * the templates ask for, FD_NEEDS is the set of processor features that they use.
  */
 
-enum { FD_PLAIN, FD_ONES, FD_AFFINE, FD_RESIDUAL, FD_BIAS_GRAD }; /* see fd_apply_tpl.h */
+/* See fd_apply_tpl.h. */
+enum { FD_RESIDUAL, FD_BIAS_GRAD, FD_PLAIN, FD_ONES, FD_AFFINE, FD_RELU, FD_RELU_GRAD };
+#define FD_READS_BESIDE(op) ((op) == FD_RESIDUAL || (op) == FD_RELU_GRAD)
+#define FD_SUMS(op) ((op) == FD_BIAS_GRAD || (op) == FD_RELU_GRAD)
 
 #include "fd_mask_tpl.h"
+#include "fd_tiles_tpl.h"
 #include "fd_normal_tpl.h"
 
 #define FD_DTYPE f16
@@ -33,6 +37,39 @@ enum { FD_PLAIN, FD_ONES, FD_AFFINE, FD_RESIDUAL, FD_BIAS_GRAD }; /* see fd_appl
 #undef FD_DTYPE
 #undef FD_REAL
 
+#define FD_WIDENS 1
+#define FD_DTYPE f16
+#define FD_TO f32
+#define FD_REAL f32
+#include "fd_apply_tpl.h"
+#undef FD_DTYPE
+#undef FD_TO
+#undef FD_REAL
+#define FD_DTYPE bf16
+#define FD_TO f32
+#define FD_REAL f32
+#include "fd_apply_tpl.h"
+#undef FD_DTYPE
+#undef FD_TO
+#undef FD_REAL
+#undef FD_WIDENS
+#define FD_WIDENS 0
+#define FD_DTYPE f32
+#define FD_TO f16
+#define FD_REAL f32
+#include "fd_apply_tpl.h"
+#undef FD_DTYPE
+#undef FD_TO
+#undef FD_REAL
+#define FD_DTYPE f32
+#define FD_TO bf16
+#define FD_REAL f32
+#include "fd_apply_tpl.h"
+#undef FD_DTYPE
+#undef FD_TO
+#undef FD_REAL
+#undef FD_WIDENS
+
 #define FD_ALL(op)                                                                  \
     {FD_CAT(op##_f16, FD_ISA), FD_CAT(op##_bf16, FD_ISA), FD_CAT(op##_f32, FD_ISA), \
      FD_CAT(op##_f64, FD_ISA)}
@@ -44,8 +81,9 @@ static const fd_kernels table = {
     .gather = FD_CAT(fd_gather, FD_ISA),
     .plain = FD_ALL(fd_plain),
     .affine = FD_ALL(fd_affine),
-    .residual = FD_ALL(fd_residual),
-    .bias_grad = FD_ALL(fd_bias_grad),
+    .fused = FD_ALL(fd_fused),
+    .fused_to_f32 = {FD_CAT(fd_fused_f16_f32, FD_ISA), FD_CAT(fd_fused_bf16_f32, FD_ISA)},
+    .fused_from_f32 = {FD_CAT(fd_fused_f32_f16, FD_ISA), FD_CAT(fd_fused_f32_bf16, FD_ISA)},
     .given = FD_ALL(fd_given),
     .noise = FD_ALL(fd_noise),
     .fence = FD_CAT(fd_fence, FD_ISA),

@@ -115,9 +115,10 @@ FD_NOINLINE void fd_group_bits_alone(uint64_t *keep, uint64_t *tied, const fd_sc
 }
 
 FD_NOINLINE void fd_group_bits_fetching(uint64_t *keep, uint64_t *tied, fd_schedule *s, v_word c0) {
-    fd_ahead ahead = s->ahead;
-    fd_group_bits(keep, tied, s, c0, &ahead);
-    s->ahead = ahead;
+    fd_ahead ahead[2];
+    memcpy(ahead, s->ahead, sizeof ahead);
+    fd_group_bits(keep, tied, s, c0, ahead);
+    memcpy(s->ahead, ahead, sizeof ahead);
 }
 
 /*
@@ -164,7 +165,7 @@ FD_INLINE void fd_tile_group(uint64_t *keep, fd_tile *tile, fd_schedule *s, unsi
         tile->in_order ? v_iota(tile->block[0] + first) : v_words(tile->block + first);
     keep += group * FD_GROUP_WORDS;
     uint64_t *tied = tile->tied + group * FD_GROUP_WORDS;
-    if (s->ahead.lines)
+    if (s->ahead[0].lines)
         fd_group_bits_fetching(keep, tied, s, c0);
     else
         fd_group_bits_alone(keep, tied, s, c0);
@@ -209,7 +210,7 @@ static void FD_CAT(fd_gather, FD_ISA)(uint64_t *strip, const fd_runs *runs, fd_s
     fd_tile tile;
     uint64_t bits[1 + FD_TILE_WORDS + 2], *const keep = bits + 1;
     unsigned to = runs->to;
-    fd_schedule_fetch(s, FD_GROUP * item);
+    s->ahead[0].lines = fd_lines_a_plane(s, FD_GROUP * item);
     fd_tile_list(&tile, s, runs);
     memset(bits, 0, sizeof bits);
     fd_tile_bits(keep, &tile, s, 0, runs->n_blocks * FD_BLOCK);

@@ -11,6 +11,7 @@
 #define FD_ISA neon
 #define FD_NEEDS FD_CPU_NEON
 #define FD_STEP 32
+#define FD_BYPASSES 0 /* no portable store goes around the caches */
 #define V_BLOCKS 4
 
 typedef uint32x4_t v_word;
@@ -78,6 +79,11 @@ FD_INLINE v_f32 keep_or_zero_f32(uint32x4_t m, v_f32 a) {
     return vreinterpretq_f32_u32(vandq_u32(m, vreinterpretq_u32_f32(a)));
 }
 FD_INLINE v_f32 keep_or_f32(uint32x4_t m, v_f32 a, v_f32 b) { return vbslq_f32(m, a, b); }
+FD_INLINE uint32x4_t number_f32(v_f32 a) { return vceqq_f32(a, a); }
+FD_INLINE uint32x4_t positive_f32(v_f32 a) { return vcgtq_f32(a, vdupq_n_f32(0)); }
+FD_INLINE v_f32 relu_f32(v_f32 a) {
+    return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a), vcleq_f32(a, vdupq_n_f32(0))));
+}
 FD_INLINE v_f32 load_f32(const float *x) { return vld1q_f32(x); }
 FD_INLINE void store_f32(float *y, v_f32 a) { vst1q_f32(y, a); }
 
@@ -133,11 +139,14 @@ FD_INLINE v_f64 keep_or_zero_f64(uint64x2_t m, v_f64 a) {
     return vreinterpretq_f64_u64(vandq_u64(m, vreinterpretq_u64_f64(a)));
 }
 FD_INLINE v_f64 keep_or_f64(uint64x2_t m, v_f64 a, v_f64 b) { return vbslq_f64(m, a, b); }
+FD_INLINE uint64x2_t positive_f64(v_f64 a) { return vcgtq_f64(a, vdupq_n_f64(0)); }
+FD_INLINE v_f64 relu_f64(v_f64 a) {
+    return vreinterpretq_f64_u64(vbicq_u64(vreinterpretq_u64_f64(a), vcleq_f64(a, vdupq_n_f64(0))));
+}
 FD_INLINE v_f64 normals_f64(const float *z) { return vcvt_f64_f32(vld1_f32(z)); }
 FD_INLINE v_f64 load_f64(const double *x) { return vld1q_f64(x); }
 FD_INLINE void store_f64(double *y, v_f64 a) { vst1q_f64(y, a); }
 
-/* No portable store goes around the caches. */
 FD_INLINE void fence(void) {}
 #define bypass_f16 store_f16
 #define bypass_bf16 store_bf16

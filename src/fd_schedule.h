@@ -12,8 +12,8 @@
  * so that bits do not wait for memory nor memory for bits.
  */
 typedef struct {
-    const char *x, *residual; /* NULL: none */
-    unsigned lines;           /* of 64 bytes, a plane, of each */
+    const char *at;
+    unsigned lines; /* of 64 bytes, a plane; 0: none */
 } fd_ahead;
 
 /*
@@ -39,7 +39,8 @@ typedef struct fd_schedule {
     uint64_t drop_threshold;
     int last_plane; /* the least significant plane that is read; -1: none (p = 0 or 1) */
     int tails;      /* whether ties are settled by tails */
-    fd_ahead ahead; /* what is fetched while the next group's bits are made */
+    fd_ahead
+        ahead[2]; /* what is fetched while the next group's bits are made: of x, and beside it */
 } fd_schedule;
 
 /* The scalars of one block_high for tag t. */
@@ -72,23 +73,21 @@ FD_INLINE void fd_schedule_init(fd_schedule *s, const fd_stream *stream) {
     else
         s->last_plane = s->tails ? FD_PLANES - 1 : 39 - (int)fd_ctz64(d);
     fd_schedule_planes(s, 0);
-    memset(&s->ahead, 0, sizeof s->ahead);
+    memset(s->ahead, 0, sizeof s->ahead);
 }
 
-/* Shares what is fetched, so many bytes a group, out over the group's planes. */
-FD_INLINE void fd_schedule_fetch(fd_schedule *s, size_t n_bytes) {
+/* The lines a plane by which a group's planes fetch so many bytes. */
+FD_INLINE unsigned fd_lines_a_plane(const fd_schedule *s, size_t n_bytes) {
     const unsigned planes = (unsigned)s->last_plane + 1;
-    if (planes) s->ahead.lines = ((unsigned)n_bytes / 64 + planes - 1) / planes;
+    return planes ? ((unsigned)n_bytes / 64 + planes - 1) / planes : 0;
 }
 
 /* The lines of one plane. */
-FD_INLINE void fd_fetch(fd_ahead *ahead) {
-    const size_t n_bytes = 64 * (size_t)ahead->lines;
-    for (size_t at = 0; at < n_bytes; at += 64) FD_PREFETCH(ahead->x + at);
-    ahead->x += n_bytes;
-    if (ahead->residual) {
-        for (size_t at = 0; at < n_bytes; at += 64) FD_PREFETCH(ahead->residual + at);
-        ahead->residual += n_bytes;
+FD_INLINE void fd_fetch(fd_ahead ahead[2]) {
+    for (int i = 0; i < 2; i++) {
+        const size_t n_bytes = 64 * (size_t)ahead[i].lines;
+        for (size_t at = 0; at < n_bytes; at += 64) FD_PREFETCH(ahead[i].at + at);
+        ahead[i].at += n_bytes;
     }
 }
 

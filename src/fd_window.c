@@ -205,7 +205,7 @@ static void apply(const fd_kernels *k, fd_dtype dtype, const fd_window *w, char 
     s.begin = s.end = (unsigned)((uintptr_t)y % 64 / item); /* where y is aligned, words begin */
     s.keep[0] = 0;
     for (unsigned count; n; x = advanced(x, count * item), y += count * item, n -= count) {
-        schedule.ahead.x = advanced(x, FD_AHEAD);
+        schedule.ahead[0].at = advanced(x, FD_AHEAD);
         count = fill_strip(&s, &c, n, k, &schedule, x && hints & FD_HINT_FETCH ? item : 0);
         k->given[dtype](y, x, s.keep, s.begin, count, values, affine, hints & FD_HINT_BYPASS);
         drop_from_strip(&s, count);
@@ -263,18 +263,19 @@ void fd_window_noise(const fd_kernels *k, fd_dtype dtype, const fd_window *w, vo
     }
 }
 
-void fd_range_fused(const fd_kernels *k, fd_dtype dtype, void *y, const void *x, uint64_t size,
-                    uint64_t first, uint64_t begin, uint64_t n, const fd_stream *stream,
-                    double scale, const fd_fused *fused) {
+void fd_range_fused(const fd_kernels *k, fd_dtype x_dtype, fd_dtype y_dtype, void *y, const void *x,
+                    uint64_t size, uint64_t first, uint64_t begin, uint64_t n,
+                    const fd_stream *stream, double scale, const fd_fused *fused) {
     fd_fused part = *fused;
-    const size_t at = (size_t)begin * fd_dtype_bytes[dtype];
-    const int in_place = x == y || part.residual == y;
-    const int residual = part.residual != NULL;
-    const int hints = hints_for(size * fd_dtype_bytes[dtype], in_place, residual, stream);
+    const size_t x_item = fd_dtype_bytes[x_dtype], y_item = fd_dtype_bytes[y_dtype];
+    const int in_place = x == y || part.beside == y;
+    const int hints = hints_for(size * y_item, in_place, part.beside != NULL, stream);
+    fd_fused_fn *kernel = x_dtype == y_dtype  ? k->fused[x_dtype]
+                          : y_dtype == FD_F32 ? k->fused_to_f32[x_dtype]
+                                              : k->fused_from_f32[y_dtype];
     if (n == 0) return;
-    if (part.residual) part.residual = (const char *)part.residual + at;
+    part.beside = advanced((const char *)part.beside, begin * y_item);
     part.column = (part.column + begin) % part.period;
-    fd_fused_fn *kernel = part.bias_grad ? k->bias_grad[dtype] : k->residual[dtype];
-    kernel((char *)y + at, (const char *)x + at, first + begin, (size_t)n, stream, scale, &part,
-           hints);
+    kernel((char *)y + begin * y_item, (const char *)x + begin * x_item, first + begin, (size_t)n,
+           stream, scale, &part, hints);
 }

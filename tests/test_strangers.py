@@ -31,6 +31,7 @@ FUNCTIONS = {
     "gaussian_dropout": lambda x, p=0.5, **o: fd.gaussian_dropout(x, p, **o),
     "gaussian_noise": lambda x, p=0.5, **o: fd.gaussian_noise(x, p, **o),
     "dropout_add": lambda x, p=0.5, **o: fd.dropout_add(x, x, p, **o),
+    "relu_dropout": lambda x, p=0.5, **o: fd.relu_dropout(x, p, **o),
     "drop_connect": lambda x, p=0.5, **o: fd.drop_connect(x[0], x[0].T, p, **o),
 }
 LAYERS = {

@@ -295,7 +295,7 @@ static uint64_t random64(void) { /* splitmix64 */
 
 static size_t random_below(size_t n) { return (size_t)(random64() % n); }
 
-/* Zeros, subnormals, ones, the largest, infinities, NaNs of both kinds; then any bits; then
+/* Zeros, subnormals, ones, the largest, infinities, NaNs of all kinds; then any bits; then
  * ordinary numbers. */
 static uint64_t specimen(fd_dtype d, size_t i) {
     const uint64_t unit = 1ull << fraction[d], one = bias[d] << fraction[d];
@@ -308,12 +308,13 @@ static uint64_t specimen(fd_dtype d, size_t i) {
                                 infinity(d) - 1,
                                 infinity(d),
                                 infinity(d) + 1,
-                                infinity(d) + unit / 2};
+                                infinity(d) + unit / 2,
+                                sign_bit(d) - 1};
     const uint64_t r = random64();
     uint64_t bits;
     switch (i % 4) {
         case 0:
-            bits = special[(r >> 1) % 10] | (r & 1 ? sign_bit(d) : 0);
+            bits = special[(r >> 1) % 11] | (r & 1 ? sign_bit(d) : 0);
             break;
         case 1:
             bits = r;
@@ -375,7 +376,7 @@ static arena new_arena(size_t n_bytes) {
     return (arena){p + page, p + page + n_bytes};
 }
 
-static arena x_arena, y_arena, residual_arena, row_arena;
+static arena x_arena, y_arena, beside_arena, row_arena;
 static unsigned long long calls;
 
 static unsigned char *later(unsigned char *p, unsigned char *q) { return p > q ? p : q; }
@@ -645,34 +646,61 @@ enum { SCALES = sizeof scales / sizeof *scales };
 static const size_t periods[] = {64, 65, 95, 127, 128, 200, 333, 1000, 4099, LONGEST_ROW};
 enum { PERIODS = sizeof periods / sizeof *periods, SHORT_PERIODS = 7 };
 
-/* One call of residual or, backward, of bias_grad: elements first .. first+n-1 of `stream`, the
- * first of which is in column `column`. */
+/* What the fused kernels do, to which dtypes. */
+static const struct {
+    fd_fusion op;
+    fd_dtype x, y;
+} fusions[] = {
+    {FD_FUSED_RESIDUAL, FD_F16, FD_F16},  {FD_FUSED_RESIDUAL, FD_BF16, FD_BF16},
+    {FD_FUSED_RESIDUAL, FD_F32, FD_F32},  {FD_FUSED_RESIDUAL, FD_F64, FD_F64},
+    {FD_FUSED_RESIDUAL, FD_F16, FD_F32},  {FD_FUSED_RESIDUAL, FD_BF16, FD_F32},
+    {FD_FUSED_BIAS_GRAD, FD_F16, FD_F16}, {FD_FUSED_BIAS_GRAD, FD_BF16, FD_BF16},
+    {FD_FUSED_BIAS_GRAD, FD_F32, FD_F32}, {FD_FUSED_BIAS_GRAD, FD_F64, FD_F64},
+    {FD_FUSED_BIAS_GRAD, FD_F32, FD_F16}, {FD_FUSED_BIAS_GRAD, FD_F32, FD_BF16},
+    {FD_FUSED_RELU, FD_F16, FD_F16},      {FD_FUSED_RELU, FD_BF16, FD_BF16},
+    {FD_FUSED_RELU, FD_F32, FD_F32},      {FD_FUSED_RELU, FD_F64, FD_F64},
+    {FD_FUSED_RELU_GRAD, FD_F16, FD_F16}, {FD_FUSED_RELU_GRAD, FD_BF16, FD_BF16},
+    {FD_FUSED_RELU_GRAD, FD_F32, FD_F32}, {FD_FUSED_RELU_GRAD, FD_F64, FD_F64},
+};
+enum { KINDS = sizeof fusions / sizeof *fusions };
+static const char *const fusion_names[] = {"residual", "bias_grad", "relu", "relu_grad"};
+
+/* One call of a fused kernel: elements first .. first+n-1 of `stream`, the first of which is in column
+ * `column`. */
 typedef struct {
     const fd_kernels *kernels;
-    fd_dtype dtype;
-    int backward;
+    fd_fusion op;
+    fd_dtype x_type, y_type;
     uint64_t first;
     size_t n;
     fd_stream stream;
     double scale;
     size_t period, column;
     /* bits and values of the elements; of the bias NULL for -0.0 */
-    const uint64_t *x, *residual, *bias;
-    const double *x_value, *residual_value, *bias_value;
-    /* where they lie; the residual that is x's lies there */
-    int upper, y_is_x, y_is_residual, bypass;
-    size_t x_shift, y_shift, residual_shift, row_shift;
+    const uint64_t *x, *beside, *bias;
+    const double *x_value, *beside_value, *bias_value;
+    /* where they lie; what is beside x and the same lies there */
+    int upper, y_is_x, y_is_beside, bypass;
+    size_t x_shift, y_shift, beside_shift, row_shift;
     /* instead of the kernel: by fd_range_fused, of an array that has begin elements before these */
     int is_range;
     size_t begin;
 } fused_call;
+
+static int reads_beside(const fused_call *c) {
+    return c->op == FD_FUSED_RESIDUAL || c->op == FD_FUSED_RELU_GRAD;
+}
+static int adds_bias(const fused_call *c) {
+    return c->op == FD_FUSED_RESIDUAL || c->op == FD_FUSED_RELU;
+}
+static int sums(const fused_call *c) { return !adds_bias(c); }
 
 /* What it must come to, by the model, and the sums before it. */
 static uint64_t fused_y[MOST];
 static double sums_before[LONGEST_ROW], sums_after[LONGEST_ROW];
 
 static void model_fused(const fused_call *c) {
-    const fd_dtype d = c->dtype, sum = compute_type(d);
+    const fd_dtype d = c->x_type, sum = compute_type(d);
     const double scale = rounded(d, c->scale);
     size_t column = c->column;
     for (size_t i = 0; i < c->period; i++) {
@@ -681,14 +709,14 @@ static void model_fused(const fused_call *c) {
         sums_before[i] = sums_after[i] = bits == sign_bit(sum) ? 0 : value_of(sum, bits);
     }
     for (size_t j = 0; j < c->n; j++, column = column + 1 == c->period ? 0 : column + 1) {
+        const int is_kept = c->op == FD_FUSED_RELU_GRAD ? c->beside_value[j] > 0 : keep[j];
         double x = c->x_value[j];
-        if (!c->backward) x = rounded(d, x + (c->bias ? c->bias_value[column] : -0.0));
-        x = keep[j] ? rounded(d, x * scale) : 0.0;
-        if (c->backward)
-            sums_after[column] = rounded(d, sums_after[column] + x);
-        else
-            x = rounded(d, c->residual_value[j] + x);
-        fused_y[j] = bits_of(d, x);
+        if (adds_bias(c)) x = rounded(d, x + (c->bias ? c->bias_value[column] : -0.0));
+        if (c->op == FD_FUSED_RELU && x <= 0) x = 0.0;
+        x = is_kept ? rounded(d, x * scale) : 0.0;
+        if (sums(c)) sums_after[column] = rounded(d, sums_after[column] + x);
+        if (c->op == FD_FUSED_RESIDUAL) x = rounded(d, c->beside_value[j] + x);
+        fused_y[j] = bits_of(c->y_type, x);
     }
 }
 
@@ -696,54 +724,62 @@ static _Noreturn void fused_mismatch(const fused_call *c, const char *what, size
                                      uint64_t want) {
     quit(
         1,
-        "mismatch: %s %s %s%s: %s %zu is %#llx, not %#llx\n"
+        "mismatch: %s %s %s to %s%s: %s %zu is %#llx, not %#llx\n"
         "  seed %llu position %llu threshold %llu first %llu n %zu scale %g period %zu column %zu\n"
-        "  x %zu, y %zu, residual %zu and row %zu elements from the %s end%s%s%s",
-        c->kernels->name, c->backward ? "bias_grad" : "residual", fd_dtype_names[c->dtype],
+        "  x %zu, y %zu, beside %zu and row %zu elements from the %s end%s%s%s",
+        c->kernels->name, fusion_names[c->op], fd_dtype_names[c->x_type], fd_dtype_names[c->y_type],
         c->is_range ? " of a range" : "", what, at, (unsigned long long)got,
         (unsigned long long)want, (unsigned long long)c->stream.seed,
         (unsigned long long)c->stream.position, (unsigned long long)c->stream.drop_threshold,
         (unsigned long long)c->first, c->n, c->scale, c->period, c->column, c->x_shift, c->y_shift,
-        c->residual_shift, c->row_shift, c->upper ? "upper" : "lower", c->y_is_x ? ", y is x" : "",
-        c->y_is_residual ? ", y is residual" : "", c->bypass ? ", around the caches" : "");
+        c->beside_shift, c->row_shift, c->upper ? "upper" : "lower", c->y_is_x ? ", y is x" : "",
+        c->y_is_beside ? ", y is beside" : "", c->bypass ? ", around the caches" : "");
+}
+
+static fd_fused_fn *fused_kernel(const fused_call *c) {
+    if (c->x_type == c->y_type) return c->kernels->fused[c->x_type];
+    return c->op == FD_FUSED_RESIDUAL ? c->kernels->fused_to_f32[c->x_type]
+                                      : c->kernels->fused_from_f32[c->y_type];
 }
 
 static void check_fused(const fused_call *c) {
-    const fd_dtype d = c->dtype, row_type = c->backward ? compute_type(d) : d;
-    const size_t size = item[d], n_bytes = c->n * size, row_n = c->period + FD_MAX_STEP;
+    const fd_dtype row_type = sums(c) ? compute_type(c->x_type) : c->y_type;
+    const size_t x_size = item[c->x_type], y_size = item[c->y_type], n_bytes = c->n * y_size;
+    const size_t row_n = c->period + FD_MAX_STEP;
     const size_t row_size = item[row_type], row_bytes = row_n * row_size;
-    unsigned char *y = lay(&y_arena, n_bytes, c->y_shift * size, c->upper);
-    unsigned char *x = c->y_is_x ? y : lay(&x_arena, n_bytes, c->x_shift * size, c->upper);
-    unsigned char *residual =
-        c->y_is_residual      ? y
-        : c->residual == c->x ? x
-                              : lay(&residual_arena, n_bytes, c->residual_shift * size, c->upper);
+    unsigned char *y = lay(&y_arena, n_bytes, c->y_shift * y_size, c->upper);
+    unsigned char *x = c->y_is_x ? y : lay(&x_arena, c->n * x_size, c->x_shift * x_size, c->upper);
+    unsigned char *beside = c->y_is_beside ? y
+                            : c->beside == c->x
+                                ? x
+                                : lay(&beside_arena, n_bytes, c->beside_shift * y_size, c->upper);
     unsigned char *row = lay(&row_arena, row_bytes, c->row_shift * row_size, c->upper);
 
     watch(&y_arena, y, n_bytes);
     watch(&row_arena, row, row_bytes);
-    for (size_t j = 0; j < c->n; j++) put(d, x, j, c->x[j]);
-    for (size_t j = 0; j < c->n && !c->backward; j++) put(d, residual, j, c->residual[j]);
+    for (size_t j = 0; j < c->n; j++) put(c->x_type, x, j, c->x[j]);
+    for (size_t j = 0; j < c->n && reads_beside(c); j++) put(c->y_type, beside, j, c->beside[j]);
     for (size_t i = 0; i < row_n; i++)
-        if (c->backward)
+        if (sums(c))
             put(row_type, row, i, i < c->period ? bits_of(row_type, sums_before[i]) : 0);
         else
-            put(d, row, i, c->bias ? c->bias[i % c->period] : sign_bit(d));
-    fd_fused fused = {.period = c->period, .column = c->column};
-    if (c->backward)
+            put(row_type, row, i, c->bias ? c->bias[i % c->period] : sign_bit(row_type));
+    fd_fused fused = {.op = c->op, .period = c->period, .column = c->column};
+    if (reads_beside(c)) fused.beside = beside;
+    if (sums(c))
         fused.bias_grad = row;
     else
-        fused.residual = residual, fused.bias = row;
+        fused.bias = row;
     if (c->is_range) {
         /* it is given the place of element 0, and goes around the caches only for large arrays */
-        const size_t skip = c->begin * size, all = c->bypass ? 1 << 24 : c->begin + c->n;
+        const size_t all = c->bypass ? 1 << 24 : c->begin + c->n;
         fused.column = (c->column + c->period - c->begin % c->period) % c->period;
-        if (fused.residual) fused.residual = residual - skip;
-        fd_range_fused(c->kernels, d, y - skip, x - skip, all, c->first - c->begin, c->begin, c->n,
-                       &c->stream, c->scale, &fused);
+        if (fused.beside) fused.beside = beside - c->begin * y_size;
+        fd_range_fused(c->kernels, c->x_type, c->y_type, y - c->begin * y_size,
+                       x - c->begin * x_size, all, c->first - c->begin, c->begin, c->n, &c->stream,
+                       c->scale, &fused);
     } else {
-        (c->backward ? c->kernels->bias_grad : c->kernels->residual)[d](
-            y, x, c->first, c->n, &c->stream, c->scale, &fused, hints(c->bypass));
+        fused_kernel(c)(y, x, c->first, c->n, &c->stream, c->scale, &fused, hints(c->bypass));
     }
     calls++;
 
@@ -752,46 +788,47 @@ static void check_fused(const fused_call *c) {
     wrong = stray(&row_arena, row, row_bytes);
     if (wrong) fused_mismatch(c, "byte outside the row at address", (size_t)wrong, *wrong, 0xA5);
     for (size_t j = 0; j < c->n; j++) {
-        uint64_t want = fused_y[j], got = get(d, y, j);
-        if (got != want && !(is_nan(d, got) && is_nan(d, want)))
+        uint64_t want = fused_y[j], got = get(c->y_type, y, j);
+        if (got != want && !(is_nan(c->y_type, got) && is_nan(c->y_type, want)))
             fused_mismatch(c, "element", j, got, want);
-        if (x != y && (got = get(d, x, j)) != c->x[j])
+        if (x != y && (got = get(c->x_type, x, j)) != c->x[j])
             fused_mismatch(c, "element of x", j, got, c->x[j]);
-        if (!c->backward && residual != y && (got = get(d, residual, j)) != c->residual[j])
-            fused_mismatch(c, "element of residual", j, got, c->residual[j]);
+        if (reads_beside(c) && beside != y && (got = get(c->y_type, beside, j)) != c->beside[j])
+            fused_mismatch(c, "element beside x", j, got, c->beside[j]);
     }
     for (size_t i = 0; i < row_n; i++) {
-        uint64_t want = c->bias ? c->bias[i % c->period] : sign_bit(d);
-        if (c->backward) want = i < c->period ? bits_of(row_type, sums_after[i]) : 0;
+        uint64_t want = c->bias ? c->bias[i % c->period] : sign_bit(row_type);
+        if (sums(c)) want = i < c->period ? bits_of(row_type, sums_after[i]) : 0;
         const uint64_t got = get(row_type, row, i);
-        if (got != want && !(c->backward && is_nan(row_type, got) && is_nan(row_type, want)))
-            fused_mismatch(c, c->backward ? "sum" : "element of bias", i, got, want);
+        if (got != want && !(sums(c) && is_nan(row_type, got) && is_nan(row_type, want)))
+            fused_mismatch(c, sums(c) ? "sum" : "element of bias", i, got, want);
     }
 }
 
 /* The rest of a call, at random: its row and its inputs; and where they lie. */
 static void vary_fused(fused_call *c) {
-    const fd_dtype d = c->dtype;
+    const fd_dtype d = c->x_type;
     const size_t at = random_below(OFFSETS), other = random_below(6) ? OFFSETS - at : at;
     /* sums of all kinds of numbers soon are NaNs */
-    const int is_tame = c->backward && random_below(4);
+    const int is_tame = sums(c) && random_below(4);
     const size_t kind = random_below(4); /* of the bias */
     c->scale = scales[random_below(SCALES)];
     c->period = periods[random_below(c->n < 1000 ? SHORT_PERIODS : PERIODS)];
     c->column = random_below(5) ? random_below(c->period) : c->period - 1;
     c->x = (is_tame ? tame : pool)[d] + at;
     c->x_value = (is_tame ? tame_value : pool_value)[d] + at;
-    c->residual = pool[d] + other, c->residual_value = pool_value[d] + other;
-    if (kind) {
-        c->bias = (kind > 1 ? tame : pool)[d];
-        c->bias_value = (kind > 1 ? tame_value : pool_value)[d];
+    c->beside = pool[c->y_type] + other, c->beside_value = pool_value[c->y_type] + other;
+    if (kind && adds_bias(c)) {
+        c->bias = (kind > 1 ? tame : pool)[c->y_type];
+        c->bias_value = (kind > 1 ? tame_value : pool_value)[c->y_type];
     }
+    if (c->op == FD_FUSED_RELU_GRAD) c->stream.drop_threshold = 0;
     model_fused(c);
 }
 
 static void shift_fused(fused_call *c) {
     c->x_shift = random_below(SHIFTS), c->y_shift = random_below(SHIFTS);
-    c->residual_shift = random_below(SHIFTS), c->row_shift = random_below(SHIFTS);
+    c->beside_shift = random_below(SHIFTS), c->row_shift = random_below(SHIFTS);
 }
 
 /* Every size, start and dtype; all else at random. */
@@ -802,13 +839,15 @@ static void parity_of_fused(const fd_kernels *k) {
             const uint64_t threshold = thresholds[(start * SIZES + size) % THRESHOLDS];
             if (n > LONG && (start + size) % 3) continue;
             set_keep(start, skip, threshold);
-            for (int kind = 0; kind < 2 * FD_DTYPES; kind++) {
+            for (int kind = 0; kind < KINDS; kind++) {
                 fused_call c = {.kernels = k,
-                                .dtype = (fd_dtype)(kind / 2),
-                                .backward = kind % 2,
+                                .op = fusions[kind].op,
+                                .x_type = fusions[kind].x,
+                                .y_type = fusions[kind].y,
                                 .first = starts[start] + skip,
                                 .n = n,
                                 .stream = streams[start]};
+                const int is_mixed = c.x_type != c.y_type;
                 c.stream.drop_threshold = threshold;
                 vary_fused(&c);
                 c.upper = 1; /* flush with the end */
@@ -818,7 +857,8 @@ static void parity_of_fused(const fd_kernels *k) {
                 c.is_range = 1, c.bypass = (int)random_below(2);
                 check_fused(&c);
                 c.is_range = (int)random_below(2), c.bypass = !c.bypass;
-                c.y_is_x = c.backward || random_below(2), c.y_is_residual = !c.y_is_x;
+                c.y_is_x = !is_mixed && (!reads_beside(&c) || random_below(2));
+                c.y_is_beside = reads_beside(&c) && !c.y_is_x;
                 c.upper = (int)random_below(2);
                 check_fused(&c);
             }
@@ -830,13 +870,14 @@ static void parity_of_fused_places(const fd_kernels *k) {
     static const size_t lengths[] = {1, 33, 130, 5000};
     static const size_t skips[] = {0, 1, 8, 31, 32, 65, 130, 1999, 2048};
     const int start = 5;
-    for (int kind = 0; kind < 2 * FD_DTYPES; kind++)
+    for (int kind = 0; kind < KINDS; kind++)
         for (size_t place = 0; place < SHIFTS; place++)
             for (int length = 0; length < 4; length++) {
                 const size_t skip = skips[random_below(9)];
                 fused_call c = {.kernels = k,
-                                .dtype = (fd_dtype)(kind / 2),
-                                .backward = kind % 2,
+                                .op = fusions[kind].op,
+                                .x_type = fusions[kind].x,
+                                .y_type = fusions[kind].y,
                                 .first = starts[start] + skip,
                                 .n = lengths[length],
                                 .stream = streams[start]};
@@ -955,7 +996,7 @@ static void parity_of_noise(const fd_kernels *k) {
         }
 }
 
-/* Every value of the 16-bit types, as x of residual and of noise. */
+/* Every value of the 16-bit types, as x of the fused kernels and of noise. */
 static void parity_of_fused_halves(const fd_kernels *k) {
     enum { VALUES = 65536, PIECE = 4096 };
     static uint64_t x[PIECE];
@@ -967,11 +1008,18 @@ static void parity_of_fused_halves(const fd_kernels *k) {
                 x[i] = base + i;
                 x_value[i] = value_of((fd_dtype)d, x[i]);
             }
-            fused_call f = {.kernels = k, .dtype = (fd_dtype)d, .n = PIECE};
-            vary_fused(&f);
-            f.x = x, f.x_value = x_value;
-            model_fused(&f);
-            check_fused(&f);
+            for (int kind = 0; kind < KINDS; kind++) {
+                if ((int)fusions[kind].x != d) continue;
+                fused_call f = {.kernels = k,
+                                .op = fusions[kind].op,
+                                .x_type = fusions[kind].x,
+                                .y_type = fusions[kind].y,
+                                .n = PIECE};
+                vary_fused(&f);
+                f.x = x, f.x_value = x_value;
+                model_fused(&f);
+                check_fused(&f);
+            }
             noise_call c = {.kernels = k,
                             .dtype = (fd_dtype)d,
                             .first = starts[7],
@@ -1204,7 +1252,7 @@ static void parity(const fd_kernels *k) {
     prepare();
     x_arena = new_arena((MOST + SHIFTS) * 8 + GUARD);
     y_arena = new_arena((MOST + SHIFTS) * 8 + GUARD);
-    residual_arena = new_arena((MOST + SHIFTS) * 8 + GUARD);
+    beside_arena = new_arena((MOST + SHIFTS) * 8 + GUARD);
     row_arena = new_arena((LONGEST_ROW + FD_MAX_STEP + SHIFTS) * 8 + GUARD);
     parity_of_ranges(k);
     parity_of_places(k);

@@ -1,0 +1,91 @@
+/*
+ * The one tile loop of an ISA: makes the keep bits of a tile, and between its groups applies those of
+ * the tile before, so that arithmetic and memory overlap. What is done with the elements are `steps`, a
+ * constant where the compiler is to make a loop for them alone.
+ */
+
+/* Elements from which it pays to align the stores. */
+#define FD_ALIGNED_FROM (2 * FD_TILE)
+
+/* Applies n keep bits, from bit i on, to the elements of a call from element `at` on. */
+typedef void fd_steps_fn(const void *call, size_t at, const uint64_t *keep, unsigned i, unsigned n);
+
+/* The arrays of a call, and the bytes of their elements. What is read beside x is of y's type. */
+typedef struct {
+    const char *y, *x, *beside; /* NULL: nothing beside x */
+    unsigned y_item, x_item;
+} fd_arrays;
+
+/*
+ * Three countings of elements meet here:
+ *
+ *   of the stream   first              first + n
+ *                     |                    |
+ *   tiles       |-----+-----|-----------|--+--------|     number tile0, tile0 + 1, ...; FD_TILE each
+ *                    lo    tile_at        end             from the start of tile0: t * FD_TILE, done
+ *   steps     |--+--|-----|-----|-----|---+-|             skew elements before the tiles, so that
+ *             <>                                          their stores are aligned to 64 bytes
+ *            skew
+ *
+ * keep has the bits of tile t, by tiles. A strip has as many by steps: those of tile t shifted up by
+ * skew, the first of which are the last of tile t - 1. While the groups of tile t are made, the
+ * steps of the strip before it are applied, up to `until`; so the loop runs once more than there are
+ * tiles. In memory, element `done` is y[done - lo].
+ */
+FD_INLINE void FD_CAT(fd_tiles, FD_ISA)(const void *call, fd_steps_fn *steps,
+                                        const fd_arrays *arrays, uint64_t first, size_t n,
+                                        const fd_stream *stream, int hints) {
+    const uint64_t tile0 = first / FD_TILE, lo = first % FD_TILE, end = lo + n;
+    const unsigned to_aligned = (unsigned)((64 - (uintptr_t)arrays->y % 64) % 64 / arrays->y_item);
+    const unsigned skew = n < FD_ALIGNED_FROM ? 0 : (unsigned)(0 - lo - to_aligned) % FD_STEP;
+    uint64_t keep[1 + FD_TILE_WORDS + 1] = {0}, strip[FD_TILE_WORDS];
+    fd_schedule s;
+    fd_tile tile;
+    fd_schedule_init(&s, stream);
+    if (s.last_plane < 0) fd_fill_keep(strip, &s);
+    if (hints & FD_HINT_FETCH) {
+        s.ahead[0].lines = fd_lines_a_plane(&s, FD_GROUP * arrays->x_item);
+        if (arrays->beside) s.ahead[1].lines = fd_lines_a_plane(&s, FD_GROUP * arrays->y_item);
+    }
+    uint64_t done = lo; /* elements before it are applied */
+    for (uint64_t t = 0; done < end; t++) {
+        /* tile t, as far as it is wanted, and the strip before it, as far as it is there */
+        const uint64_t tile_at = t * FD_TILE;
+        const unsigned tile_lo = t ? 0 : (unsigned)lo;
+        const unsigned tile_hi = end <= tile_at            ? 0
+                                 : end - tile_at < FD_TILE ? (unsigned)(end - tile_at)
+                                                           : FD_TILE;
+        const int wanted = s.last_plane >= 0 && tile_hi != 0;
+        if (wanted) fd_tile_range(&tile, &s, tile0 + t, tile_hi - tile_lo);
+        for (unsigned group = 0; group < FD_GROUPS; group++) {
+            if (s.ahead[0].lines) {
+                s.ahead[0].at = arrays->x + (done - lo) * arrays->x_item + FD_AHEAD;
+                if (arrays->beside)
+                    s.ahead[1].at = arrays->beside + (done - lo) * arrays->y_item + FD_AHEAD;
+            }
+            if (wanted && fd_touches(group, tile_lo, tile_hi))
+                fd_tile_group(keep + 1, &tile, &s, group);
+            if (t == 0) continue;
+            uint64_t until = tile_at - FD_TILE + (group + 1) * FD_GROUP - skew;
+            if (until > end) until = end;
+            if (done >= until) continue;
+            const unsigned i = (unsigned)(done + skew) % FD_TILE;
+            steps(call, (size_t)(done - lo), strip, i, (unsigned)(until - done));
+            done = until;
+        }
+        if (wanted && s.tails) fd_tile_tails(keep + 1, &tile, &s);
+        if (s.last_plane >= 0) {
+            fd_shift_keep(strip, keep, skew);
+            keep[0] = keep[FD_TILE_WORDS];
+        }
+    }
+    if (hints & FD_HINT_BYPASS) fence();
+}
+
+/* Any steps, called: what is called most has loops of its own, but such of all operations and types
+ * would take most of the compiler's time. */
+FD_NOINLINE void FD_CAT(fd_tiles_any, FD_ISA)(const void *call, fd_steps_fn *steps,
+                                              const fd_arrays *arrays, uint64_t first, size_t n,
+                                              const fd_stream *stream, int hints) {
+    FD_CAT(fd_tiles, FD_ISA)(call, steps, arrays, first, n, stream, hints);
+}
