@@ -6,6 +6,8 @@
  *   FD_TO      name of y's, and of what is read beside x, where it is another; then FD_WIDENS is 1 where
  *              y's is the wider one, which FD_RESIDUAL alone knows, and 0 for FD_BIAS_GRAD alone
  *   FD_REAL    name of the compute type, f32 or f64: the arithmetic carries it
+ *   FD_OWN_PLAIN  1 where the including file has a faster step for FD_PLAIN of this dtype:
+ *                 plain(y, x, keep, i, scale, bypass)
  *
  * and, over the primitives of the including file,
  *
@@ -99,6 +101,12 @@ FD_INLINE fd_arrays FD_FN(fd_arrays_of)(const FD_FN(fd_call) * call) {
 FD_INLINE void FD_FN(fd_step)(FD_ELEM_Y *y, const FD_ELEM *x, const FD_ELEM_Y *beside,
                               size_t column, const FD_FN(fd_call) * call, const uint64_t *keep,
                               unsigned i, int op, int bypass) {
+#if FD_OWN_PLAIN
+    if (op == FD_PLAIN) {
+        FD_CAT(plain, FD_DTYPE)(y, x, keep, i, call->scale, bypass);
+        return;
+    }
+#endif
     FD_UNROLL
     for (unsigned lane = 0; lane < FD_STEP; lane += FD_FN(fd_lanes)) {
         FD_REAL_T v = op == FD_ONES ? call->scale : FD_LOAD(x + lane);

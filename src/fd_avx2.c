@@ -115,21 +115,51 @@ FD_INLINE v_f32 load_bf16(const uint16_t *x) {
     const __m256i w = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)x));
     return _mm256_castsi256_ps(_mm256_slli_epi32(w, 16));
 }
-FD_INLINE __m128i round_bf16(v_f32 a) {
-    /* to nearest even in integers: add half an ulp less one, plus the bit that becomes the last. A
-     * NaN survives that: whether it came from a bfloat16 or from an operation on such, the bits below
-     * are 0 (see fd_values). */
+/* Rounded to bfloat16s, which are the upper halves: to nearest even in integers, by adding half an ulp
+ * less one, plus the bit that becomes the last. A NaN survives that: whether it came from a bfloat16 or
+ * from an operation on such, the bits below are 0 (see fd_values). */
+FD_INLINE __m256i rounded_bf16(v_f32 a) {
     const __m256i w = _mm256_castps_si256(a);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(w, 16), _mm256_set1_epi32(1));
-    const __m256i sum = _mm256_add_epi32(_mm256_add_epi32(w, odd), _mm256_set1_epi32(0x7FFF));
+    return _mm256_add_epi32(_mm256_add_epi32(w, odd), _mm256_set1_epi32(0x7FFF));
+}
+FD_INLINE __m128i round_bf16(v_f32 a) {
     const __m256i high =
         _mm256_setr_epi8(2, 3, 6, 7, 10, 11, 14, 15, -1, -1, -1, -1, -1, -1, -1, -1, 2, 3, 6, 7, 10,
                          11, 14, 15, -1, -1, -1, -1, -1, -1, -1, -1);
-    const __m256i halves = _mm256_shuffle_epi8(sum, high); /* in the low half of each 128 bits */
+    const __m256i halves = _mm256_shuffle_epi8(rounded_bf16(a), high); /* low in each 128 bits */
     return _mm256_castsi256_si128(_mm256_permute4x64_epi64(halves, _MM_SHUFFLE(3, 1, 2, 0)));
 }
 FD_INLINE void store_bf16(uint16_t *y, v_f32 a) { _mm_storeu_si128((__m128i *)y, round_bf16(a)); }
 FD_INLINE void bypass_bf16(uint16_t *y, v_f32 a) { _mm_stream_si128((__m128i *)y, round_bf16(a)); }
+
+/* The step of FD_PLAIN on even and odd elements by themselves, which widens and narrows without
+ * moving elements. */
+FD_INLINE void plain_bf16(uint16_t *y, const uint16_t *x, const uint64_t *keep, unsigned i,
+                          v_f32 scale, int bypass) {
+    const __m256i high = _mm256_set1_epi32((int)0xFFFF0000);
+    const __m256i bit =
+        _mm256_setr_epi16(1, 1 << 1, 1 << 2, 1 << 3, 1 << 4, 1 << 5, 1 << 6, 1 << 7, 1 << 8, 1 << 9,
+                          1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, (short)0x8000);
+    FD_UNROLL
+    for (unsigned lane = 0; lane < FD_STEP; lane += 16) {
+        const __m256i w = _mm256_loadu_si256((const __m256i *)(x + lane));
+        const v_f32 even = _mm256_castsi256_ps(_mm256_slli_epi32(w, 16));
+        const v_f32 odd = _mm256_castsi256_ps(_mm256_and_si256(w, high));
+        const __m256i low = _mm256_srli_epi32(rounded_bf16(mul_f32(even, scale)), 16);
+        const __m256i both = _mm256_blend_epi16(low, rounded_bf16(mul_f32(odd, scale)), 0xAA);
+        short word;
+        memcpy(&word, (const char *)keep + i / 8 + lane / 8, sizeof word);
+        const __m256i kept =
+            _mm256_cmpeq_epi16(_mm256_and_si256(_mm256_set1_epi16(word), bit), bit);
+        const __m256i v = _mm256_and_si256(kept, both);
+        if (bypass)
+            _mm256_stream_si256((__m256i *)(y + lane), v);
+        else
+            _mm256_storeu_si256((__m256i *)(y + lane), v);
+    }
+}
+#define FD_OWN_PLAIN_BF16 1
 
 typedef __m256d v_f64;
 

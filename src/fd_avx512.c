@@ -125,12 +125,14 @@ FD_INLINE v_f32 load_bf16(const uint16_t *x) {
     const __m512i w = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)x));
     return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
 }
+/* In integers, as in fd_avx2.c: vcvtneps2bf16 would flush subnormals. */
+FD_INLINE __m512i rounded_bf16(v_f32 a) {
+    const __m512i w = _mm512_castps_si512(a), sum = _mm512_add_epi32(w, _mm512_set1_epi32(0x7FFF));
+    const __mmask16 odd = _mm512_test_epi32_mask(w, _mm512_set1_epi32(0x10000));
+    return _mm512_mask_add_epi32(sum, odd, sum, _mm512_set1_epi32(1));
+}
 FD_INLINE __m256i round_bf16(v_f32 a) {
-    /* in integers, as in fd_avx2.c: vcvtneps2bf16 would flush subnormals */
-    const __m512i w = _mm512_castps_si512(a);
-    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(w, 16), _mm512_set1_epi32(1));
-    const __m512i sum = _mm512_add_epi32(_mm512_add_epi32(w, odd), _mm512_set1_epi32(0x7FFF));
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(sum, 16));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded_bf16(a), 16));
 }
 FD_INLINE void store_bf16(uint16_t *y, v_f32 a) {
     _mm256_storeu_si256((__m256i *)y, round_bf16(a));
@@ -138,6 +140,29 @@ FD_INLINE void store_bf16(uint16_t *y, v_f32 a) {
 FD_INLINE void bypass_bf16(uint16_t *y, v_f32 a) {
     _mm256_stream_si256((__m256i *)y, round_bf16(a));
 }
+
+/* The step of FD_PLAIN on even and odd elements by themselves: see fd_avx2.c. */
+FD_INLINE void plain_bf16(uint16_t *y, const uint16_t *x, const uint64_t *keep, unsigned i,
+                          v_f32 scale, int bypass) {
+    const __m512i high = _mm512_set1_epi32((int)0xFFFF0000);
+    FD_UNROLL
+    for (unsigned lane = 0; lane < FD_STEP; lane += 32) {
+        const __m512i w = _mm512_loadu_si512(x + lane);
+        const v_f32 even = _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
+        const v_f32 odd = _mm512_castsi512_ps(_mm512_and_si512(w, high));
+        const __m512i low = _mm512_srli_epi32(rounded_bf16(mul_f32(even, scale)), 16);
+        const __m512i both =
+            _mm512_mask_blend_epi16(0xAAAAAAAA, low, rounded_bf16(mul_f32(odd, scale)));
+        __mmask32 kept;
+        memcpy(&kept, (const char *)keep + i / 8 + lane / 8, sizeof kept);
+        const __m512i v = _mm512_maskz_mov_epi16(kept, both);
+        if (bypass)
+            _mm512_stream_si512((__m512i *)(y + lane), v);
+        else
+            _mm512_storeu_si512(y + lane, v);
+    }
+}
+#define FD_OWN_PLAIN_BF16 1
 
 typedef __m512d v_f64;
 

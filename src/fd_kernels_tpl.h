@@ -20,7 +20,9 @@ enum { FD_RESIDUAL, FD_BIAS_GRAD, FD_PLAIN, FD_ONES, FD_AFFINE, FD_RELU, FD_RELU
 #undef FD_REAL
 #define FD_DTYPE bf16
 #define FD_REAL f32
+#define FD_OWN_PLAIN FD_OWN_PLAIN_BF16
 #include "fd_apply_tpl.h"
+#undef FD_OWN_PLAIN
 #include "fd_noise_tpl.h"
 #undef FD_DTYPE
 #undef FD_REAL
