@@ -68,6 +68,7 @@ CYTHON = [
     "arrays",
     "recipe",
     "mask",
+    "ratesmask",
     "noise",
     "generator",
     "rules",

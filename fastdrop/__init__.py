@@ -38,6 +38,7 @@ from fastdrop.functional import (
 from fastdrop.generator import Generator, default_generator, seed
 from fastdrop.mask import Mask
 from fastdrop.noise import Noise
+from fastdrop.ratesmask import RatesMask
 from fastdrop.threads import get_num_threads, set_num_threads
 
 __version__ = version()
@@ -46,6 +47,7 @@ __all__ = [
     "Generator",
     "Mask",
     "Noise",
+    "RatesMask",
     "alpha_dropout",
     "available_isas",
     "default_generator",

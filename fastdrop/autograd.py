@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
+import numpy as np
 from autograd.extend import defjvp, defvjp, primitive
 from autograd.tracer import getval, isbox
 
 from fastdrop import rules
 from fastdrop.arrays import Array, as_input
-from fastdrop.mask import Mask
+from fastdrop.mask import Decisions, Mask
 from fastdrop.noise import Noise
 
 __all__ = [
@@ -398,7 +399,7 @@ def apply(mask: Mask | Noise, x: Any) -> Any:
     >>> elementwise_grad(lambda x: apply(mask, x))(np.ones(8))
     array([2., 0., 2., 0., 2., 0., 2., 2.])
     """
-    if not isinstance(mask, Mask | Noise):
+    if not isinstance(mask, Decisions | Noise):
         raise TypeError(
             f"mask must be a fastdrop.Mask or fastdrop.Noise, not {type(mask).__name__}"
         )
@@ -410,7 +411,7 @@ def _drop(rule: rules.Rule, x: Any, training: bool, rng: Any, return_mask: bool)
     array = as_input(getval(x), "x")
     recipe = rule.mask(array.shape, training, rng)
     # of the recipes of inference only the mask of "downscale_in_infer" does anything
-    if training or getattr(recipe, "scale", 1.0) != 1.0:
+    if training or np.any(getattr(recipe, "scale", 1.0) != 1.0):
         y = _apply(x, recipe)
     else:
         y = x if isbox(x) else array
@@ -418,12 +419,12 @@ def _drop(rule: rules.Rule, x: Any, training: bool, rng: Any, return_mask: bool)
 
 
 @primitive  # type: ignore[untyped-decorator]  # of no known type where autograd is not installed
-def _apply(x: Any, recipe: Mask | Noise) -> Array:
+def _apply(x: Any, recipe: Decisions | Noise) -> Array:
     return recipe.apply(x)
 
 
 @primitive  # type: ignore[untyped-decorator]
-def _backward(grad: Any, recipe: Mask | Noise) -> Array:
+def _backward(grad: Any, recipe: Decisions | Noise) -> Array:
     return recipe.backward(grad)
 
 

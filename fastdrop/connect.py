@@ -9,7 +9,7 @@ import numpy as np
 from fastdrop import rules
 from fastdrop.arrays import Array, as_input
 from fastdrop.mask import Mask
-from fastdrop.rates import as_bool
+from fastdrop.rates import as_bool, check_p
 
 # Whatever np.errstate says, sums that overflow do not raise half-way, as the kernels' do not.
 _quiet = np.errstate(all="ignore")
@@ -18,7 +18,7 @@ _quiet = np.errstate(all="ignore")
 @_quiet
 def forward(x: Any, weight: Any, p: Any, bias: Any, training: bool, rng: Any) -> tuple[Array, Mask]:
     """Return ``x[n] @ dropout(weight) + bias`` and the mask: see `drop_connect`."""
-    rule = rules.elements(p, None, "upscale_in_train")
+    rule = rules.elements(check_p(p), None, "upscale_in_train")
     training = as_bool(training, "training")
     x, weight = _factors(x, weight)
     if bias is not None:

@@ -18,7 +18,7 @@ from dask.layers import ArrayBlockwiseDep
 
 from fastdrop import rules
 from fastdrop.arrays import Array, as_input
-from fastdrop.mask import Mask
+from fastdrop.mask import Decisions, Mask
 from fastdrop.noise import Noise
 
 __all__ = [
@@ -441,12 +441,12 @@ def backward(mask: Mask | Noise, grad: da.Array) -> da.Array:
 class _Windows(ArrayBlockwiseDep):  # type: ignore[misc]  # of no known type where Dask is not installed
     """What Dask asks for a block's argument: the window of the recipe that the block lies in."""
 
-    def __init__(self, recipe: Mask | Noise, chunks: tuple[tuple[int, ...], ...]) -> None:
+    def __init__(self, recipe: Decisions | Noise, chunks: tuple[tuple[int, ...], ...]) -> None:
         super().__init__(chunks)
         self.recipe = recipe
         self.starts = [tuple(accumulate(sizes, initial=0)) for sizes in chunks]
 
-    def __getitem__(self, block: tuple[int, ...]) -> Mask | Noise:
+    def __getitem__(self, block: tuple[int, ...]) -> Decisions | Noise:
         at = zip(block, self.starts, strict=True)
         return self.recipe[tuple(slice(starts[i], starts[i + 1]) for i, starts in at)]
 
@@ -454,11 +454,11 @@ class _Windows(ArrayBlockwiseDep):  # type: ignore[misc]  # of no known type whe
         return "fastdrop", self.recipe.__reduce__()[1], self.chunks
 
 
-def _apply(block: Array, window: Mask | Noise) -> Array:
+def _apply(block: Array, window: Decisions | Noise) -> Array:
     return window.apply(block)
 
 
-def _backward(block: Array, window: Mask | Noise) -> Array:
+def _backward(block: Array, window: Decisions | Noise) -> Array:
     return window.backward(block)
 
 
@@ -469,12 +469,12 @@ def _drop(
     shape = _known_shape(x, "x", f"fastdrop.{function}")
     recipe = rule.mask(shape, training, rng)
     # of the recipes of inference only the mask of "downscale_in_infer" does anything
-    unchanged = not training and getattr(recipe, "scale", 1.0) == 1.0
+    unchanged = not training and np.all(getattr(recipe, "scale", 1.0) == 1.0)
     y = x if unchanged else _map(_apply, recipe, x)
     return (y, recipe) if return_mask else y
 
 
-def _map(task: Any, recipe: Mask | Noise, x: da.Array) -> da.Array:
+def _map(task: Any, recipe: Decisions | Noise, x: da.Array) -> da.Array:
     axes = tuple(range(x.ndim))
     return da.blockwise(
         task,
@@ -508,7 +508,7 @@ def _known_shape(x: Any, name: str, plain: str) -> tuple[int, ...]:
 
 
 def _check_fits(recipe: Any, method: str, x: Any, name: str) -> None:
-    if not isinstance(recipe, Mask | Noise):
+    if not isinstance(recipe, Decisions | Noise):
         raise TypeError(
             f"mask must be a fastdrop.Mask or fastdrop.Noise, not {type(recipe).__name__}"
         )

@@ -37,7 +37,7 @@ Mode = Literal["upscale_in_train", "downscale_in_infer"]
 @overload
 def dropout(
     x: ArrayLike,
-    p: float = ...,
+    p: ArrayLike = ...,
     *,
     training: bool = ...,
     rng: Any = ...,
@@ -49,7 +49,7 @@ def dropout(
 @overload
 def dropout(
     x: ArrayLike,
-    p: float = ...,
+    p: ArrayLike = ...,
     *,
     training: bool = ...,
     rng: Any = ...,
@@ -61,7 +61,7 @@ def dropout(
 @overload
 def dropout(
     x: ArrayLike,
-    p: float = ...,
+    p: ArrayLike = ...,
     *,
     training: bool = ...,
     rng: Any = ...,
@@ -72,7 +72,7 @@ def dropout(
 ) -> Array | tuple[Array, Mask]: ...
 def dropout(
     x: ArrayLike,
-    p: float = 0.5,
+    p: ArrayLike = 0.5,
     *,
     training: bool = True,
     rng: Any = None,
@@ -91,8 +91,9 @@ def dropout(
     ----------
     x : array_like
         float16, bfloat16 (of ``ml_dtypes``), float32 or float64, of any shape and memory layout.
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``; exact to ``2**-41``.
+    p : float or array_like, optional
+        Probability of **dropping**, in ``[0, 1]``; exact to ``2**-41``. Or an array of such that
+        broadcasts against x: one rate a row, channel, unit or element, see `RatesMask`.
     training : bool, optional
         Whether to drop. If False, no random numbers are used. What is no bool, nor 0 or 1, is
         refused.
@@ -119,7 +120,8 @@ def dropout(
     y : ndarray
         Of x's shape and dtype, C-contiguous unless it is `out` (or x); 0-d where x is a scalar.
     mask : Mask
-        Only with ``return_mask=True``. In inference it keeps everything.
+        Only with ``return_mask=True``. In inference it keeps everything. A `RatesMask` where p is
+        an array.
 
     Raises
     ------
@@ -128,8 +130,8 @@ def dropout(
         a real number, if training is no bool, if rng is of an unknown kind, or if `out` is no array
         or of another dtype.
     ValueError
-        If p is outside ``[0, 1]`` or NaN, if noise_shape does not fit, if mode is unknown, or if
-        `out` has another shape, is read-only or overlaps itself.
+        If p is outside ``[0, 1]`` or NaN, or does not broadcast, if noise_shape does not fit, if
+        mode is unknown, or if `out` has another shape, is read-only or overlaps itself.
     OverflowError
         If the generator has used all its ``2**64`` positions.
 

@@ -5,7 +5,7 @@ import numpy as np
 
 cimport numpy as cnp
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from fastdrop.arrays cimport apart, as_input, as_plain, finish, same_shape, target_for
@@ -206,13 +206,25 @@ cdef void sum_parts(const Job *job, uint64_t begin, uint64_t n) noexcept nogil:
     free(space)
 
 
-cdef void add_up(double *total, const double *parts, uint64_t n_parts,
-                 uint64_t columns) noexcept nogil:
-    """Add the parts in their order, which NumPy's sum does not promise."""
+cdef object added_up(const Sums *sums, uint64_t n_parts, cnp.ndarray like):
+    """Return the parts' sum in another array's dtype: in their order, which NumPy's does not promise."""
     cdef uint64_t part, column
-    for part in range(n_parts):
-        for column in range(columns):
-            total[column] += parts[part * columns + column]
+    cdef double *total = sums.parts
+    for part in range(1, n_parts):
+        for column in range(sums.columns):
+            total[column] += sums.parts[part * sums.columns + column]
+    cdef cnp.npy_intp size = sums.columns
+    cdef bint is_single = dtype_of(like) == FD_F32
+    cdef cnp.ndarray y = cnp.PyArray_EMPTY(1, &size, cnp.NPY_FLOAT32 if is_single else cnp.NPY_FLOAT64, 0)
+    for column in range(sums.columns):
+        if is_single:
+            (<float *>cnp.PyArray_DATA(y))[column] = <float>total[column]
+        else:
+            (<double *>cnp.PyArray_DATA(y))[column] = total[column]
+    if is_single or dtype_of(like) == FD_F64:
+        return y
+    with np.errstate(all="ignore"):
+        return y.astype(like.dtype)
 
 
 cdef tuple backward(Job *job, cnp.ndarray grad, cnp.ndarray target, uint64_t columns, out):
@@ -223,17 +235,18 @@ cdef tuple backward(Job *job, cnp.ndarray grad, cnp.ndarray target, uint64_t col
     sums.unit = (32 * sums.columns + FD_TILE - 1) // FD_TILE * FD_TILE
     sums.unit, sums.out_of_memory = max(sums.unit, <uint64_t>SUMMED), False
     cdef uint64_t n_parts = (job.size + sums.unit - 1) // sums.unit
-    parts = np.zeros((n_parts, sums.columns))
-    sums.parts = <double *>cnp.PyArray_DATA(parts)
-    job.kernel, job.context = sum_parts, &sums
-    job.fused.bias, job.fused.period = NULL, period_of(sums.columns)
-    run(job, sums.unit)
-    if sums.out_of_memory:
+    sums.parts = <double *>calloc(max(n_parts, 1) * sums.columns + 1, sizeof(double))
+    if sums.parts == NULL:
         raise MemoryError
-    total = np.zeros(sums.columns)
-    add_up(<double *>cnp.PyArray_DATA(total), sums.parts, n_parts, sums.columns)
-    with np.errstate(all="ignore"):
-        dbias = total.astype(grad.dtype)
+    try:
+        job.kernel, job.context = sum_parts, &sums
+        job.fused.bias, job.fused.period = NULL, period_of(sums.columns)
+        run(job, sums.unit)
+        if sums.out_of_memory:
+            raise MemoryError
+        dbias = added_up(&sums, n_parts, grad)
+    finally:
+        free(sums.parts)
     return finish(target, out), dbias
 
 

@@ -8,8 +8,9 @@ import numpy as np
 cimport cython
 
 from fastdrop.kernels import STREAM, TAG_SPAWN, block
-from fastdrop.mask cimport Mask
 from fastdrop.mask import Mask as _Mask
+from fastdrop.ratesmask cimport is_array
+from fastdrop.ratesmask import RatesMask as _RatesMask
 from fastdrop.rates cimport check_mode
 from fastdrop.recipe cimport as_int, check_stream
 
@@ -151,8 +152,8 @@ cdef class Generator:
         ----------
         shape : int or sequence of int
             Shape of the arrays to apply it to. Up to ``2**58`` decisions cost nothing.
-        p : float, optional
-            Probability of dropping, in ``[0, 1]``.
+        p : float or array_like, optional
+            Probability of dropping, in ``[0, 1]``; or an array of such that broadcasts to `shape`.
         noise_shape : int or sequence of (int or None), optional
             Shape of the decisions: each axis 1 (shared) or the array's size (None means that).
         scale : float, optional
@@ -162,7 +163,8 @@ cdef class Generator:
 
         Returns
         -------
-        Mask
+        Mask or RatesMask
+            RatesMask where p is an array.
 
         Raises
         ------
@@ -183,7 +185,8 @@ cdef class Generator:
             if scale is not None:
                 raise ValueError(f"scale={scale!r} is given, and mode={mode!r}, whose scale is 1")
             scale = 1.0
-        cdef Mask mask = _Mask(0, 0, shape, p, noise_shape=noise_shape, scale=scale)
+        kind = _RatesMask if is_array(p) else _Mask
+        cdef Recipe mask = kind(0, 0, shape, p, noise_shape=noise_shape, scale=scale)
         self.take(&mask.seed_, &mask.position_)
         return mask
 

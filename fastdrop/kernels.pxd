@@ -38,6 +38,10 @@ cdef extern from "fastdrop.h" nogil:
         void *bias_grad
         uint64_t period
         uint64_t column
+    ctypedef struct fd_rates:
+        const double *p
+        const double *scales
+        uint64_t period
     const char *fd_isa_names[]
     const size_t fd_dtype_bytes[]
     const fd_kernels *fd_built(int isa)
@@ -57,6 +61,13 @@ cdef extern from "fastdrop.h" nogil:
                          double sd, int additive)
     void fd_window_bits(const fd_kernels *k, const fd_window *w, uint8_t *out, uint64_t begin,
                         uint64_t n, const fd_stream *stream)
+    void fd_window_rates(const fd_kernels *k, fd_dtype dtype, const fd_window *w, void *y,
+                         const void *x, uint64_t begin, uint64_t n, const fd_stream *stream,
+                         const fd_rates *rates)
+    void fd_window_rates_bits(const fd_kernels *k, const fd_window *w, uint8_t *out, uint64_t begin,
+                              uint64_t n, const fd_stream *stream, const fd_rates *rates)
+    void fd_window_uniforms(const fd_kernels *k, const fd_window *w, uint64_t *out, uint64_t begin,
+                            uint64_t n, const fd_stream *stream)
     void fd_range_fused(const fd_kernels *k, fd_dtype x_dtype, fd_dtype y_dtype, void *y,
                         const void *x, uint64_t size, uint64_t first, uint64_t begin, uint64_t n,
                         const fd_stream *stream, double scale, const fd_fused *fused)
@@ -66,6 +77,8 @@ cdef extern from "fd_stream.h" nogil:
         FD_STREAM_VERSION
         FD_TAG_SPAWN
         FD_TILE
+    uint64_t fd_drop_threshold(double p)
+    double fd_scale(double p)
     void fd_stream_block(uint32_t out[4], uint64_t seed, uint64_t position, unsigned tag,
                          uint64_t block)
 
@@ -89,6 +102,8 @@ ctypedef struct Job:
     bint additive
     fd_fused fused
     uint64_t first  # index of element 0, for the fused kernels, which know no window
+    fd_rates rates  # by elements; by runs one for each
+    uint64_t run  # elements that share a rate
     void *context  # of kernels that are defined elsewhere
     fd_window window
 
@@ -97,6 +112,11 @@ cdef void affine(const Job *job, uint64_t begin, uint64_t n) noexcept nogil
 cdef void noise(const Job *job, uint64_t begin, uint64_t n) noexcept nogil
 cdef void bits(const Job *job, uint64_t begin, uint64_t n) noexcept nogil
 cdef void fused(const Job *job, uint64_t begin, uint64_t n) noexcept nogil
+cdef void by_elements(const Job *job, uint64_t begin, uint64_t n) noexcept nogil
+cdef void bits_by_elements(const Job *job, uint64_t begin, uint64_t n) noexcept nogil
+cdef void by_runs(const Job *job, uint64_t begin, uint64_t n) noexcept nogil
+cdef void bits_by_runs(const Job *job, uint64_t begin, uint64_t n) noexcept nogil
+cdef void uniforms(const Job *job, uint64_t begin, uint64_t n) noexcept nogil
 cdef void copy(const Job *job, uint64_t begin, uint64_t n) noexcept nogil
 
 cdef void set_window(Job *job, int ndim, const uint64_t *sizes, const uint64_t *steps,

@@ -1,4 +1,4 @@
-# cython: boundscheck=False, wraparound=False, initializedcheck=False
+# cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """The one door to the C kernels: which are in use, for which dtypes, and how a call is run.
 
 A call is a `Job`. It is run at once where it is short, without the GIL where it is longer, and over
@@ -149,6 +149,52 @@ cdef void fused(const Job *job, uint64_t begin, uint64_t n) noexcept nogil:
     """What job.fused says: dropout together with its neighbours."""
     fd_range_fused(job.isa, job.x_dtype, job.dtype, job.y, job.x, job.size, job.first, begin, n,
                    &job.stream, job.values.scale, &job.fused)
+
+
+cdef void by_elements(const Job *job, uint64_t begin, uint64_t n) noexcept nogil:
+    """y = keep ? x * scale : +0, each element with its own rate."""
+    fd_window_rates(job.isa, job.dtype, &job.window, job.y, job.x, begin, n, &job.stream, &job.rates)
+
+
+cdef void bits_by_elements(const Job *job, uint64_t begin, uint64_t n) noexcept nogil:
+    """The keep bits of that."""
+    fd_window_rates_bits(job.isa, &job.window, <uint8_t *>job.y, begin, n, &job.stream, &job.rates)
+
+
+cdef uint64_t run_at(const Job *job, Job *part, uint64_t begin, uint64_t n) noexcept nogil:
+    """Set a job to the rate of the run that has an element; returns how many of n are in it."""
+    cdef uint64_t number = begin // job.run
+    cdef double p = job.rates.p[number]
+    part.stream.drop_threshold = fd_drop_threshold(p)
+    part.values.scale = fd_scale(p) if job.rates.scales == NULL else job.rates.scales[number]
+    return min(n, (number + 1) * job.run - begin)
+
+
+cdef void by_runs(const Job *job, uint64_t begin, uint64_t n) noexcept nogil:
+    """As plain, each run of so many elements with its own rate."""
+    cdef Job part = job[0]
+    cdef uint64_t here
+    while n:
+        here = run_at(job, &part, begin, n)
+        plain(&part, begin, here)
+        begin += here
+        n -= here
+
+
+cdef void bits_by_runs(const Job *job, uint64_t begin, uint64_t n) noexcept nogil:
+    """The keep bits of that."""
+    cdef Job part = job[0]
+    cdef uint64_t here
+    while n:
+        here = run_at(job, &part, begin, n)
+        bits(&part, begin, here)
+        begin += here
+        n -= here
+
+
+cdef void uniforms(const Job *job, uint64_t begin, uint64_t n) noexcept nogil:
+    """The numbers that decide, in units of 2**-40, into y, which holds uint64."""
+    fd_window_uniforms(job.isa, &job.window, <uint64_t *>job.y + begin, begin, n, &job.stream)
 
 
 cdef void copy(const Job *job, uint64_t begin, uint64_t n) noexcept nogil:

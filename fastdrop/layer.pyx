@@ -119,7 +119,7 @@ cdef class Layer:
     cdef int renew(self) except -1:
         """Make the rule anew, for a setting has changed; before the first there is none yet."""
         if self.rule is not None:
-            self.rule = self._rule(self.rule.rate)
+            self.rule = self._rule(self.rule.given_rate())
         return 0
 
     def _rule(self, rate):
@@ -128,7 +128,7 @@ cdef class Layer:
     @property
     def p(self):
         """Probability of dropping."""
-        return self.rule.rate
+        return self.rule.given_rate()
 
     @p.setter
     def p(self, p):
@@ -239,7 +239,10 @@ cdef class Layer:
             yourself; of the default generator, ``default_generator().state``).
         """
         own = self.rng.state if self.owns_rng else None
-        return {"stream": STREAM, self._rate: self.rule.rate, "generator": own}
+        rate = self.rule.given_rate()
+        if isinstance(rate, np.ndarray):
+            rate = rate.tolist()
+        return {"stream": STREAM, self._rate: rate, "generator": own}
 
     def load_state_dict(self, state):
         """Go on from a state that `state_dict` returned.
@@ -272,7 +275,7 @@ cdef class Layer:
         self.rule = rule
 
     def __repr__(self):
-        shown = [f"{self._rate}={self.rule.rate}"]
+        shown = [f"{self._rate}={self.rule.given_rate()}"]
         for name, setting in settings(type(self)):
             if getattr(self, name) != setting.default:
                 shown.append(f"{name}={getattr(self, name)!r}")
@@ -281,7 +284,7 @@ cdef class Layer:
     # pickles hold what those of 0.1.0 do, and may be of it
 
     def __reduce__(self):
-        state = {"_p": self.rule.rate, "training": bool(self.is_training), "mask": self.mask}
+        state = {"_p": self.rule.given_rate(), "training": bool(self.is_training), "mask": self.mask}
         state.update(_rng=self.rng, _owns_rng=self.owns_rng, **self.__dict__)
         return _new, (type(self),), state
 

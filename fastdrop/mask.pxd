@@ -3,10 +3,16 @@
 cimport numpy as cnp
 from libc.stdint cimport uint64_t
 
+from fastdrop.kernels cimport Job
 from fastdrop.recipe cimport Recipe
 
 
-cdef class Mask(Recipe):
+cdef class Decisions(Recipe):
+    cdef int pack(self, Job *job) except -1
+    cdef void aim(self, Job *job, cnp.ndarray y, uint64_t n) noexcept
+
+
+cdef class Mask(Decisions):
     cdef double p_
     cdef double scale_
     cdef double shift_

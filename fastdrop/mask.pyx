@@ -7,7 +7,7 @@ import numpy as np
 from libc.math cimport isfinite
 
 from fastdrop.kernels cimport (
-    FD_MAX_NDIM, Job, affine, bits, plain, run, set_window,
+    FD_F64, FD_MAX_NDIM, Job, affine, bits, plain, run, set_window, uniforms,
 )
 from fastdrop.kernels import DTYPES
 from fastdrop.rates cimport as_real, check_p, drop_threshold, scale_of
@@ -16,125 +16,11 @@ from fastdrop.recipe cimport as_int, as_shape, read_noise_shape, read_window
 cnp.import_array()
 
 
-cdef class Mask(Recipe):
-    """Mask(seed, position, shape, p=0.5, *, noise_shape=None, scale=None, shift=0.0, fill=0.0)
---
-
-    A dropout mask: not the decisions, but the recipe that they are regenerated from.
-
-    Made by `Generator.mask` or returned by `dropout`; immutable; pickles to less than 300 bytes for
-    arrays of up to four axes, whatever their size.
-
-    Parameters
-    ----------
-    seed : int
-        The generator's seed, in ``[0, 2**64)``.
-    position : int
-        Which of the seed's masks, in ``[0, 2**64)``.
-    shape : int or sequence of int
-        Shape of the arrays that it applies to.
-    p : float, optional
-        Probability of dropping, in ``[0, 1]``.
-    noise_shape : int or sequence of (int or None), optional
-        Shape of the decisions: each axis 1 (one decision shared along it) or the size of `shape`'s
-        (None means that). At most ``2**58`` decisions.
-    scale : float, optional
-        What kept elements are multiplied by; ``1/(1-p)`` unless given.
-    shift : float, optional
-        What is then added to kept elements.
-    fill : float, optional
-        What dropped elements become.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `dropout` for ``p`` and ``noise_shape``.
-
-    Notes
-    -----
-    Element ``i``, in C order of the noise shape, is dropped iff its 40-bit uniform number is less
-    than ``round(p * 2**40)``. The number does not depend on ``p``: raising it only drops more.
-
-    **Compatibility guarantee.** As for `Generator`.
-
-    Examples
-    --------
-    >>> import numpy as np, fastdrop as fd
-    >>> x = np.ones((2, 4), np.float32)
-    >>> y, mask = fd.dropout(x, 0.5, rng=0, return_mask=True)
-    >>> mask
-    Mask(seed=0, position=0, shape=(2, 4), p=0.5)
-    >>> bool((mask.backward(x) == y).all())
-    True
-    >>> mask[:, 2:].keep()
-    array([[ True, False],
-           [ True,  True]])
-    """
+cdef class Decisions(Recipe):
+    """What all masks do: those with one rate, `Mask`, and those with an array of rates."""
 
     _kind = "mask"
     _as_array = "keep"
-    _fields = ("seed", "position", "p", "scale", "shift", "fill", "first", "shape", "strides")
-
-    def __init__(
-        self, seed, position, shape, p=0.5, *, noise_shape=None, scale=None, shift=0.0, fill=0.0
-    ):
-        self.refuse_change()
-        cdef double rate = check_p(p)
-        sizes = as_shape(shape)
-        cdef double kept = scale_of(rate) if scale is None else as_real(scale, "scale")
-        cdef double plus = as_real(shift, "shift"), dropped = as_real(fill, "fill")
-        if not (isfinite(kept) and isfinite(plus) and isfinite(dropped)):
-            raise ValueError(f"scale={kept}, shift={plus} and fill={dropped} must be finite")
-        cdef int ndim = len(sizes), axis
-        cdef cnp.npy_intp dims[FD_MAX_NDIM]
-        cdef cnp.npy_intp noise[FD_MAX_NDIM]
-        for axis in range(ndim):
-            dims[axis] = sizes[axis]
-        read_noise_shape(noise_shape, ndim, dims, noise)
-        self.set_axes(ndim, dims, noise)
-        self.seed_, self.position_ = as_int(seed, "seed"), as_int(position, "position")
-        self.set_rate(rate, drop_threshold(rate), kept, plus, dropped)
-        self.made = True
-
-    cdef void set_rate(self, double p, uint64_t threshold, double scale, double shift,
-                       double fill) noexcept:
-        self.p_, self.drop_threshold = p, threshold
-        self.scale_, self.shift_, self.fill_ = scale, shift, fill
-
-    @classmethod
-    def _of(cls, fields, first, shape, strides):
-        """Return a mask of fields that were checked."""
-        cdef Mask mask = Mask.__new__(cls)
-        mask.seed_, mask.position_, p, scale, shift, fill = fields
-        mask.set_rate(p, drop_threshold(p), scale, shift, fill)
-        mask.set_window(first, shape, strides)
-        return mask
-
-    cdef tuple fields(self):
-        return (
-            self.seed_, self.position_, self.p_, self.scale_, self.shift_, self.fill_,
-            self.first, self.shape, self.strides(),
-        )
-
-    @property
-    def p(self):
-        """Probability of dropping."""
-        return self.p_
-
-    @property
-    def scale(self):
-        """What kept elements are multiplied by, before rounding to the array's dtype."""
-        return self.scale_
-
-    @property
-    def shift(self):
-        """What is added to kept elements, after scaling; 0 in plain dropout."""
-        return self.shift_
-
-    @property
-    def fill(self):
-        """What dropped elements become; 0 in plain dropout."""
-        return self.fill_
 
     @property
     def noise_shape(self):
@@ -149,14 +35,6 @@ cdef class Mask(Recipe):
             "mask.backward(x), or x * mask, scales and drops; mask.multiplier() is what it multiplies by "
             "and mask.keep() its decisions, as arrays"
         )
-
-    cdef int prepare(self, Job *job, bint derivative) except -1:
-        job.stream.drop_threshold = self.drop_threshold
-        job.values.scale, job.values.shift, job.values.fill = self.scale_, self.shift_, self.fill_
-        # without a shift there is no sum to round, and a kept -0.0 stays what it is
-        linear = derivative or (self.shift_ == 0.0 and self.fill_ == 0.0)
-        job.kernel = plain if linear else affine
-        return 0
 
     def apply(self, x, out=None):
         """Scale (and shift) kept elements and set dropped ones to +0.0 (or to the fill).
@@ -270,19 +148,184 @@ cdef class Mask(Recipe):
         n = math.prod(self.shape)
         cdef cnp.ndarray packed = np.zeros((n + 7) // 8, np.uint8)
         cdef Job job
-        job.y, job.size = cnp.PyArray_DATA(packed), n
-        job.stream.seed, job.stream.position = self.seed_, self.position_
-        set_window(&job, self.ndim, self.sizes, self.steps, self.first)
-        self.prepare(&job, True)
-        job.kernel = bits
-        run(&job)
+        self.aim(&job, packed, n)
+        self.pack(&job)
         return packed
+
+    cdef int pack(self, Job *job) except -1:
+        """Write the decisions as bits."""
+        self.prepare(job, True)
+        job.kernel = bits
+        return run(job)
+
+    cdef void aim(self, Job *job, cnp.ndarray y, uint64_t n) noexcept:
+        """Say where n results go, and which elements of the stream they are."""
+        job.y, job.size = cnp.PyArray_DATA(y), n
+        job.stream.seed, job.stream.position = self.seed_, self.position_
+        set_window(job, self.ndim, self.sizes, self.steps, self.first)
+
+    def uniform(self):
+        """Return the uniform numbers that decide: an element is dropped iff its own is below p.
+
+        Returns
+        -------
+        ndarray of float64
+            Of the mask's shape; multiples of ``2**-40`` in ``[0, 1)``, which do not depend on p
+            (rounded to such a multiple when they are compared).
+
+        Notes
+        -----
+        For gates that are a function of the same numbers, such as `concrete_dropout`'s.
+
+        Examples
+        --------
+        >>> import fastdrop as fd
+        >>> mask = fd.Generator(0).mask(4, 0.5)
+        >>> u = mask.uniform()
+        >>> bool(((u >= 0.5) == mask.keep()).all())
+        True
+        """
+        shape = self.shape
+        n = math.prod(shape)
+        cdef cnp.ndarray numbers = np.empty(n, np.uint64)
+        cdef Job job
+        self.aim(&job, numbers, n)
+        job.kernel, job.dtype, job.stream.drop_threshold = uniforms, FD_F64, 0
+        run(&job)
+        return (numbers * 2.0**-40).reshape(shape)
 
     def __array__(self, dtype=None, copy=None):
         if copy is False:
             raise ValueError("a Mask holds no array: it cannot be read without making one")
         keep = self.keep()
         return keep if dtype is None else keep.astype(dtype, copy=False)
+
+
+cdef class Mask(Decisions):
+    """Mask(seed, position, shape, p=0.5, *, noise_shape=None, scale=None, shift=0.0, fill=0.0)
+--
+
+    A dropout mask: not the decisions, but the recipe that they are regenerated from.
+
+    Made by `Generator.mask` or returned by `dropout`; immutable; pickles to less than 300 bytes for
+    arrays of up to four axes, whatever their size.
+
+    Parameters
+    ----------
+    seed : int
+        The generator's seed, in ``[0, 2**64)``.
+    position : int
+        Which of the seed's masks, in ``[0, 2**64)``.
+    shape : int or sequence of int
+        Shape of the arrays that it applies to.
+    p : float, optional
+        Probability of dropping, in ``[0, 1]``.
+    noise_shape : int or sequence of (int or None), optional
+        Shape of the decisions: each axis 1 (one decision shared along it) or the size of `shape`'s
+        (None means that). At most ``2**58`` decisions.
+    scale : float, optional
+        What kept elements are multiplied by; ``1/(1-p)`` unless given.
+    shift : float, optional
+        What is then added to kept elements.
+    fill : float, optional
+        What dropped elements become.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `dropout` for ``p`` and ``noise_shape``.
+
+    Notes
+    -----
+    Element ``i``, in C order of the noise shape, is dropped iff its 40-bit uniform number is less
+    than ``round(p * 2**40)``. The number does not depend on ``p``: raising it only drops more.
+
+    **Compatibility guarantee.** As for `Generator`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> x = np.ones((2, 4), np.float32)
+    >>> y, mask = fd.dropout(x, 0.5, rng=0, return_mask=True)
+    >>> mask
+    Mask(seed=0, position=0, shape=(2, 4), p=0.5)
+    >>> bool((mask.backward(x) == y).all())
+    True
+    >>> mask[:, 2:].keep()
+    array([[ True, False],
+           [ True,  True]])
+    """
+
+    _fields = ("seed", "position", "p", "scale", "shift", "fill", "first", "shape", "strides")
+
+    def __init__(
+        self, seed, position, shape, p=0.5, *, noise_shape=None, scale=None, shift=0.0, fill=0.0
+    ):
+        self.refuse_change()
+        cdef double rate = check_p(p)
+        sizes = as_shape(shape)
+        cdef double kept = scale_of(rate) if scale is None else as_real(scale, "scale")
+        cdef double plus = as_real(shift, "shift"), dropped = as_real(fill, "fill")
+        if not (isfinite(kept) and isfinite(plus) and isfinite(dropped)):
+            raise ValueError(f"scale={kept}, shift={plus} and fill={dropped} must be finite")
+        cdef int ndim = len(sizes), axis
+        cdef cnp.npy_intp dims[FD_MAX_NDIM]
+        cdef cnp.npy_intp noise[FD_MAX_NDIM]
+        for axis in range(ndim):
+            dims[axis] = sizes[axis]
+        read_noise_shape(noise_shape, ndim, dims, noise)
+        self.set_axes(ndim, dims, noise)
+        self.seed_, self.position_ = as_int(seed, "seed"), as_int(position, "position")
+        self.set_rate(rate, drop_threshold(rate), kept, plus, dropped)
+        self.made = True
+
+    cdef void set_rate(self, double p, uint64_t threshold, double scale, double shift,
+                       double fill) noexcept:
+        self.p_, self.drop_threshold = p, threshold
+        self.scale_, self.shift_, self.fill_ = scale, shift, fill
+
+    @classmethod
+    def _of(cls, fields, first, shape, strides):
+        """Return a mask of fields that were checked."""
+        cdef Mask mask = Mask.__new__(cls)
+        mask.seed_, mask.position_, p, scale, shift, fill = fields
+        mask.set_rate(p, drop_threshold(p), scale, shift, fill)
+        mask.set_window(first, shape, strides)
+        return mask
+
+    cdef tuple fields(self):
+        return (
+            self.seed_, self.position_, self.p_, self.scale_, self.shift_, self.fill_,
+            self.first, self.shape, self.strides(),
+        )
+
+    @property
+    def p(self):
+        """Probability of dropping."""
+        return self.p_
+
+    @property
+    def scale(self):
+        """What kept elements are multiplied by, before rounding to the array's dtype."""
+        return self.scale_
+
+    @property
+    def shift(self):
+        """What is added to kept elements, after scaling; 0 in plain dropout."""
+        return self.shift_
+
+    @property
+    def fill(self):
+        """What dropped elements become; 0 in plain dropout."""
+        return self.fill_
+
+    cdef int prepare(self, Job *job, bint derivative) except -1:
+        job.stream.drop_threshold = self.drop_threshold
+        job.values.scale, job.values.shift, job.values.fill = self.scale_, self.shift_, self.fill_
+        # without a shift there is no sum to round, and a kept -0.0 stays what it is
+        linear = derivative or (self.shift_ == 0.0 and self.fill_ == 0.0)
+        job.kernel = plain if linear else affine
+        return 0
 
     @classmethod
     def from_dict(cls, d):

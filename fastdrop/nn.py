@@ -89,8 +89,9 @@ class Dropout(Layer):
 
     Parameters
     ----------
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``. May be set at any time, for a schedule.
+    p : float or array_like, optional
+        Probability of **dropping**, in ``[0, 1]``. May be set at any time, for a schedule. Or an
+        array of such that broadcasts against x, see `dropout`.
     noise_shape : int or sequence of (int or None), optional
         Shape of the decisions, see `dropout`.
     rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional
@@ -107,8 +108,8 @@ class Dropout(Layer):
 
     Attributes
     ----------
-    p : float
-        Probability of dropping.
+    p : float or ndarray
+        Probability of dropping, or the array of such that was given.
     training : bool
         Whether the layer drops; see `train` and `eval`.
     mask : Mask or None
@@ -162,7 +163,7 @@ class Dropout(Layer):
 
     def __init__(
         self,
-        p: float = 0.5,
+        p: ArrayLike = 0.5,
         *,
         noise_shape: int | Sequence[int | None] | None = None,
         rng: Any = None,
@@ -678,7 +679,7 @@ class GaussianNoise(Layer):
     @property
     def stddev(self) -> float:
         """Standard deviation of the noise."""
-        return super().p
+        return float(super().p)
 
     @stddev.setter
     def stddev(self, stddev: float) -> None:

@@ -6,6 +6,10 @@ import numbers
 
 import numpy as np
 
+cdef extern from "fd_stream.h" nogil:
+    uint64_t fd_drop_threshold(double p)
+    double fd_scale(double p)
+
 MODES = ("upscale_in_train", "downscale_in_infer")
 
 # -scale * alpha of SELU (Klambauer et al. 2017): what it tends to for very negative inputs
@@ -61,17 +65,13 @@ cpdef bint check_mode(mode) except -1:
 
 
 cpdef uint64_t drop_threshold(double p) noexcept:
-    """Return ``round_half_even(p * 2**40)``, whatever the rounding mode; the product is exact."""
-    cdef double product = p * 1099511627776.0
-    cdef uint64_t whole = <uint64_t>product
-    cdef double rest = product - <double>whole
-    cdef bint up = rest > 0.5 or (rest == 0.5 and (whole & 1) != 0)
-    return whole + <uint64_t>up
+    """Return ``round_half_even(p * 2**40)``, whatever the rounding mode."""
+    return fd_drop_threshold(p)
 
 
 cpdef double scale_of(double p) noexcept:
     """Return ``1 / (1-p)``; 0 where no element is kept and none is ever scaled."""
-    return 1.0 / (1.0 - p) if drop_threshold(p) < <uint64_t>1 << 40 else 0.0
+    return fd_scale(p)
 
 
 cpdef tuple alpha_values(double p):

@@ -9,6 +9,7 @@ cdef class Rule:
 
     cdef Recipe recipe_for(self, int ndim, const cnp.npy_intp *shape, bint training)
     cdef bint passes_on(self) noexcept
+    cdef object given_rate(self)
     cdef Recipe recipe_of(self, cnp.ndarray array, bint training)
     cdef object apply(self, x, cnp.ndarray array, bint training, source, out, Recipe recipe)
     cpdef object drop(self, x, training, rng, out, bint return_mask, str name=*)

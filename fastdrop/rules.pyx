@@ -18,6 +18,7 @@ from fastdrop.generator cimport as_source, take_from
 from fastdrop.kernels cimport FD_MAX_NDIM
 from fastdrop.mask cimport Mask, identity
 from fastdrop.noise cimport Noise, check_sd
+from fastdrop.ratesmask cimport check_rates, is_array, with_rates
 from fastdrop.rates cimport alpha_values, as_bool, check_mode, check_p, drop_threshold, scale_of
 from fastdrop.recipe cimport as_noise_shape, as_shape, as_tuple, read_noise_shape
 
@@ -36,6 +37,10 @@ cdef class Rule:
     cdef bint passes_on(self) noexcept:
         """Whether inference leaves x as it is."""
         return True
+
+    cdef object given_rate(self):
+        """Return the rate, a float or an array."""
+        return self.rate
 
     cdef Recipe recipe_of(self, cnp.ndarray array, bint training):
         """Return the recipe for an array."""
@@ -175,6 +180,30 @@ cdef class MaskRule(Rule):
         return 0
 
 
+cdef class RatesRule(Rule):
+    """Dropping of elements, or of parts by a noise shape, with an array of rates."""
+
+    cdef object rates
+    cdef bint downscale
+    cdef object noise_shape
+
+    cdef bint passes_on(self) noexcept:
+        return not self.downscale
+
+    cdef object given_rate(self):
+        return self.rates
+
+    cdef Recipe recipe_for(self, int ndim, const cnp.npy_intp *shape, bint training):
+        cdef cnp.npy_intp noise[FD_MAX_NDIM]
+        read_noise_shape(self.noise_shape, ndim, shape, noise)
+        if training:
+            return with_rates(ndim, shape, noise, self.rates, 1.0 if self.downscale else None)
+        made = with_rates(ndim, shape, noise, self.rates, None)  # which checks that they broadcast
+        if not self.downscale:
+            return identity(ndim, shape, 1.0)
+        return with_rates(ndim, shape, noise, np.zeros(()), 1.0 - made.p)
+
+
 cdef class NoiseRule(Rule):
     """Gaussian noise, which multiplies or is added."""
 
@@ -201,8 +230,16 @@ cdef MaskRule mask_rule(double p, Sharing sharing, double scale):
 
 cpdef Rule elements(p, noise_shape, mode):
     """Of `dropout`."""
+    cdef bint upscale
+    cdef RatesRule varied
+    if is_array(p):
+        varied = RatesRule.__new__(RatesRule)
+        varied.rates, varied.downscale = check_rates(p), not check_mode(mode)
+        varied.rates.flags.writeable = False
+        varied.noise_shape = as_noise_shape(noise_shape)
+        return varied
     cdef double rate = check_p(p)
-    cdef bint upscale = check_mode(mode)
+    upscale = check_mode(mode)
     cdef MaskRule rule = mask_rule(rate, ELEMENTS, scale_of(rate) if upscale else 1.0)
     rule.noise_shape, rule.downscale = as_noise_shape(noise_shape), not upscale
     return rule

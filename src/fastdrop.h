@@ -105,6 +105,23 @@ void fd_window_noise(const fd_kernels *k, fd_dtype dtype, const fd_window *w, vo
 void fd_window_bits(const fd_kernels *k, const fd_window *w, uint8_t *out, uint64_t begin,
                     uint64_t n, const fd_stream *stream);
 
+/* fd_rates.c: a rate for each element. Element e of the window is dropped with probability p[e % period],
+ * and scaled by scales[e % period], or where that is NULL by 1/(1-p); the stream's own threshold is not
+ * looked at. */
+typedef struct {
+    const double *p, *scales;
+    uint64_t period;
+} fd_rates;
+void fd_window_rates(const fd_kernels *k, fd_dtype dtype, const fd_window *w, void *y,
+                     const void *x, uint64_t begin, uint64_t n, const fd_stream *stream,
+                     const fd_rates *rates);
+void fd_window_rates_bits(const fd_kernels *k, const fd_window *w, uint8_t *out, uint64_t begin,
+                          uint64_t n, const fd_stream *stream, const fd_rates *rates);
+
+/* The uniform numbers U themselves, in units of 2^-40; out[0] is element `begin`. */
+void fd_window_uniforms(const fd_kernels *k, const fd_window *w, uint64_t *out, uint64_t begin,
+                        uint64_t n, const fd_stream *stream);
+
 /* Elements begin .. begin+n-1 of an array of `size` elements, whose first has index `first`, by what fused
  * says. y, x, fused->beside and fused->column are those of element 0. */
 void fd_range_fused(const fd_kernels *k, fd_dtype x_dtype, fd_dtype y_dtype, void *y, const void *x,

@@ -29,6 +29,7 @@
  *   FD_PLAIN      y = keep ? x * scale : +0
  *   FD_ONES       y = keep ? scale : +0
  *   FD_AFFINE     y = keep ? x * scale + shift : fill
+ *   FD_SCALED     y = keep ? x * scales : +0, a scale for each element
  *   FD_RESIDUAL   y = beside + (keep ? (x + bias) * scale : +0)
  *   FD_RELU       y = keep ? relu(x + bias) * scale : +0
  *   FD_BIAS_GRAD  FD_PLAIN, and bias_grad += y before it is rounded to the dtype
@@ -72,6 +73,7 @@ typedef struct {
     const FD_ELEM *x;
     const FD_ELEM_Y *beside, *bias;
     FD_SUM *bias_grad;
+    const FD_SUM *scales;
     size_t period, column; /* see fd_fused */
     FD_REAL_T scale, shift, fill;
 } FD_FN(fd_call);
@@ -113,7 +115,10 @@ FD_INLINE void FD_FN(fd_step)(FD_ELEM_Y *y, const FD_ELEM *x, const FD_ELEM_Y *b
         if (op == FD_RESIDUAL || op == FD_RELU)
             v = FD_ADD(v, FD_LOAD_Y(call->bias + column + lane));
         if (op == FD_RELU) v = FD_RELU_OF(v);
-        if (op != FD_ONES) v = FD_MUL(v, call->scale);
+        if (op == FD_SCALED)
+            v = FD_MUL(v, FD_LOAD_SUM(call->scales + column + lane));
+        else if (op != FD_ONES)
+            v = FD_MUL(v, call->scale);
         if (op == FD_AFFINE)
             v = FD_KEEP_OR(FD_KEPT(keep, i, lane), FD_ADD(v, call->shift), call->fill);
         else if (op == FD_RELU_GRAD)
@@ -160,7 +165,7 @@ FD_INLINE void FD_FN(fd_part)(const FD_FN(fd_call) * call, size_t at, size_t col
 /* n elements, from element `at` of the call and keep bit i on. */
 FD_INLINE void FD_FN(fd_steps)(const FD_FN(fd_call) * call, size_t at, const uint64_t *keep,
                                unsigned i, unsigned n, int op, int bypass) {
-    const int in_columns = op == FD_RESIDUAL || op == FD_RELU || FD_SUMS(op);
+    const int in_columns = op == FD_RESIDUAL || op == FD_RELU || op == FD_SCALED || FD_SUMS(op);
     size_t column = in_columns ? (call->column + at) % call->period : 0;
     if (i % FD_STEP) {
         const unsigned left = FD_STEP - i % FD_STEP, head = n < left ? n : left;
@@ -209,6 +214,7 @@ FD_STEPS(fd_steps_bias_grad, FD_BIAS_GRAD)
 FD_STEPS(fd_steps_plain, FD_PLAIN)
 FD_STEPS(fd_steps_ones, FD_ONES)
 FD_STEPS(fd_steps_affine, FD_AFFINE)
+FD_STEPS_OF(fd_steps_scaled, FD_SCALED, 0)
 FD_STEPS(fd_steps_relu, FD_RELU)
 FD_STEPS(fd_steps_relu_grad, FD_RELU_GRAD)
 #endif
@@ -286,6 +292,14 @@ static void FD_FN(fd_given)(void *y, const void *x, const uint64_t *keep, unsign
     const FD_FN(fd_call) call = FD_FN(fd_call_init)(y, x, values, NULL);
     const int op = affine ? FD_AFFINE : x == NULL ? FD_ONES : FD_PLAIN;
     FD_FN(fd_steps_of)[op][bypass && !affine](&call, 0, keep, i, n);
+}
+
+static void FD_FN(fd_scaled)(void *y, const void *x, const uint64_t *keep, size_t n,
+                             const void *scales) {
+    const fd_values unused = {1.0, 0.0, 0.0};
+    FD_FN(fd_call) call = FD_FN(fd_call_init)(y, x, &unused, NULL);
+    call.scales = (const FD_SUM *)scales, call.period = n + FD_STEP; /* one row */
+    FD_FN(fd_steps_scaled)(&call, 0, keep, 0, (unsigned)n);
 }
 #endif
 

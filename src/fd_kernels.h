@@ -54,6 +54,16 @@ struct fd_schedule;
 typedef void fd_gather_fn(uint64_t *strip, const struct fd_runs *runs, struct fd_schedule *schedule,
                           size_t item);
 
+/* The 128 bits of each of 16 blocks under a tag, from block number `block`, a multiple of 16, on: 32
+ * words, bit j of word w being bit 64w + j of them all. */
+typedef void fd_words_fn(uint64_t *words, struct fd_schedule *schedule, unsigned tag,
+                         uint64_t block);
+
+/* y[j] = keep ? x[j] * scales[j] : +0, j in [0, n), by given keep bits from bit 0 on; n <= FD_TILE. scales
+ * are of the compute type, and FD_MAX_STEP more are read than there are elements. */
+typedef void fd_scaled_fn(void *y, const void *x, const uint64_t *keep, size_t n,
+                          const void *scales);
+
 /*
  * y[j] from x[j], j in [0, n), by given keep bits from bit i on: what the plain kernels do or, where
  * affine is not 0, what the affine ones do. bypass only where the element of each multiple of 64 bits is
@@ -74,6 +84,8 @@ struct fd_kernels {
     fd_fused_fn *fused_to_f32[2];   /* x is FD_F16 or FD_BF16, y FD_F32 */
     fd_fused_fn *fused_from_f32[2]; /* the other way round */
     fd_given_fn *given[FD_DTYPES];
+    fd_words_fn *words;
+    fd_scaled_fn *scaled[FD_DTYPES];
     fd_noise_fn *noise[FD_DTYPES];
     void (*fence)(void);
 };

@@ -4,7 +4,7 @@
  */
 
 /* See fd_apply_tpl.h. */
-enum { FD_RESIDUAL, FD_BIAS_GRAD, FD_PLAIN, FD_ONES, FD_AFFINE, FD_RELU, FD_RELU_GRAD };
+enum { FD_RESIDUAL, FD_BIAS_GRAD, FD_PLAIN, FD_ONES, FD_AFFINE, FD_SCALED, FD_RELU, FD_RELU_GRAD };
 #define FD_READS_BESIDE(op) ((op) == FD_RESIDUAL || (op) == FD_RELU_GRAD)
 #define FD_SUMS(op) ((op) == FD_BIAS_GRAD || (op) == FD_RELU_GRAD)
 
@@ -87,6 +87,8 @@ static const fd_kernels table = {
     .fused_to_f32 = {FD_CAT(fd_fused_f16_f32, FD_ISA), FD_CAT(fd_fused_bf16_f32, FD_ISA)},
     .fused_from_f32 = {FD_CAT(fd_fused_f32_f16, FD_ISA), FD_CAT(fd_fused_f32_bf16, FD_ISA)},
     .given = FD_ALL(fd_given),
+    .words = FD_CAT(fd_words, FD_ISA),
+    .scaled = FD_ALL(fd_scaled),
     .noise = FD_ALL(fd_noise),
     .fence = FD_CAT(fd_fence, FD_ISA),
 };

@@ -121,6 +121,24 @@ FD_NOINLINE void fd_group_bits_fetching(uint64_t *keep, uint64_t *tied, fd_sched
     memcpy(s->ahead, ahead, sizeof ahead);
 }
 
+/* The 128 bits of each of 16 blocks under one tag, from a multiple of 16 on: see fd_words_fn. */
+FD_INLINE void fd_tag_words(uint64_t *words, fd_schedule *s, unsigned tag, uint64_t block) {
+    fd_schedule_tag(s, tag, (uint32_t)(block >> 32));
+    FD_UNROLL
+    for (unsigned group = 0; group < FD_TILE_BLOCKS; group += V_BLOCKS) {
+        fd_group g;
+        v_pair p01, p23;
+        fd_group_begin(&g, s, v_iota((uint32_t)block + group));
+        fd_group_tag(&p01, &p23, &g, s, (int)tag);
+        v_put(words + 2 * group, p01, p23);
+    }
+}
+
+static void FD_CAT(fd_words, FD_ISA)(uint64_t *words, fd_schedule *s, unsigned tag,
+                                     uint64_t block) {
+    fd_tag_words(words, s, tag, block);
+}
+
 /*
  * Settles the ties of a tile: their tails, V_BLOCKS at a time. A tile has 8 on average; their list is
  * filled up with element FD_TILE, for which keep has a word to spare.

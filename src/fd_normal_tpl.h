@@ -75,17 +75,8 @@ FD_INLINE v_f32 fd_normal(v_u32 w) {
 
 /* Normals FD_NORMALS * number onwards of the stream. */
 FD_INLINE void fd_normals(float *z, fd_schedule *s, uint64_t number) {
-    const uint64_t block = number * FD_TILE_BLOCKS;
     uint64_t words[2 * FD_TILE_BLOCKS];
-    fd_schedule_tag(s, FD_TAG_NORMAL, (uint32_t)(block >> 32));
-    FD_UNROLL
-    for (unsigned group = 0; group < FD_TILE_BLOCKS; group += V_BLOCKS) {
-        fd_group g;
-        v_pair p01, p23;
-        fd_group_begin(&g, s, v_iota((uint32_t)block + group));
-        fd_group_tag(&p01, &p23, &g, s, FD_TAG_NORMAL);
-        v_put(words + 2 * group, p01, p23);
-    }
+    fd_tag_words(words, s, FD_TAG_NORMAL, number * FD_TILE_BLOCKS);
     for (unsigned i = 0; i < FD_NORMALS; i += sizeof(v_f32) / sizeof(float))
         store_f32(z + i, fd_normal(words_u32(words, i)));
 }

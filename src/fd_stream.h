@@ -41,6 +41,19 @@ enum {
 #define FD_KEEP_ALL 0ull         /* drop_threshold of p = 0 */
 #define FD_DROP_ALL (1ull << 40) /* drop_threshold of p = 1 */
 
+/* round_half_even(p * 2^40), whatever the rounding mode; the product is exact. */
+FD_INLINE uint64_t fd_drop_threshold(double p) {
+    const double product = p * 0x1p40;
+    const uint64_t whole = (uint64_t)product;
+    const double rest = product - (double)whole;
+    return whole + (rest > 0.5 || (rest == 0.5 && whole % 2));
+}
+
+/* 1 / (1-p); 0 where no element is kept and none is ever scaled. */
+FD_INLINE double fd_scale(double p) {
+    return fd_drop_threshold(p) < FD_DROP_ALL ? 1.0 / (1.0 - p) : 0.0;
+}
+
 FD_INLINE void fd_stream_block(uint32_t out[4], uint64_t seed, uint64_t position, unsigned tag,
                                uint64_t block) {
     const uint32_t counter[4] = {(uint32_t)block,

@@ -7,6 +7,7 @@
  * its bits from them, or one bit for all its elements where the axis is shared.
  */
 #include "fd_bits.h"
+#include "fd_cursor.h"
 #include "fd_kernels.h"
 
 enum {
@@ -55,43 +56,6 @@ void fd_window_init(fd_window *w, int ndim, const uint64_t *shape, const uint64_
     for (int axis = 0; axis < n; axis++) {
         w->shape[axis] = size[n - 1 - axis];
         w->stride[axis] = step[n - 1 - axis];
-    }
-}
-
-/* A place in a window: element `at` of the run that starts at index `run`. */
-typedef struct {
-    const fd_window *w;
-    uint64_t run, at;
-    uint64_t outer[FD_MAX_NDIM + 1]; /* places along the other axes */
-} cursor;
-
-static void cursor_init(cursor *c, const fd_window *w, uint64_t element) {
-    const int last = w->ndim - 1;
-    c->w = w;
-    c->run = w->first;
-    c->at = element % w->shape[last], element /= w->shape[last];
-    for (int axis = last - 1; axis >= 0; axis--) {
-        c->outer[axis] = element % w->shape[axis], element /= w->shape[axis];
-        c->run += c->outer[axis] * w->stride[axis];
-    }
-}
-
-static uint64_t run_left(const cursor *c) { return c->w->shape[c->w->ndim - 1] - c->at; }
-
-static uint64_t index_at(const cursor *c) { return c->run + c->at * c->w->stride[c->w->ndim - 1]; }
-
-/* n elements on, at most to the end of the run, which is then the start of the next. */
-FD_INLINE void advance(cursor *c, uint64_t n) {
-    const fd_window *w = c->w;
-    int axis = w->ndim - 1;
-    c->at += n;
-    if (c->at < w->shape[axis]) return;
-    c->at = 0;
-    while (axis-- > 0) {
-        c->run += w->stride[axis];
-        if (++c->outer[axis] < w->shape[axis]) return;
-        c->run -= c->outer[axis] * w->stride[axis];
-        c->outer[axis] = 0;
     }
 }
 

@@ -584,12 +584,18 @@ def test_scalars_of_numpy_are_rates(function, layer_kind, number):
     )
 
 
-@pytest.mark.parametrize("p", [np.array([0.5]), np.array(True), "0.5", None, 0.5j, np.array("a")])
+@pytest.mark.parametrize("p", [np.array(True), "0.5", None, 0.5j, np.array("a")])
 def test_what_is_no_number_is_named(p):
     with pytest.raises(TypeError, match=r"p must be a real number.*p="):
         fd.dropout(X, p, rng=0)
     with pytest.raises(TypeError, match="stddev must be a real number"):
         fd.gaussian_noise(X, p, rng=0)
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS.keys() - {"dropout"}))
+def test_an_array_of_rates_is_for_dropout_alone(name):
+    with pytest.raises(TypeError, match="must be a real number"):
+        FUNCTIONS[name](X, np.array([0.5]), rng=0)
 
 
 def test_errors_name_the_field():

@@ -1164,9 +1164,68 @@ static geometry random_geometry(void) {
     return g;
 }
 
+/* A rate for each element: some of the window's rates repeat, and some are the elements' own numbers U, or
+ * next to them. `number` are those numbers. */
+static void check_rates(const fd_kernels *k, const fd_window *w, size_t begin, size_t n,
+                        const fd_stream *stream, const uint64_t *number) {
+    static const size_t rate_periods[] = {1, 3, 10, 100, 2048, MOST};
+    static uint64_t drop[MOST], found[MOST];
+    static double p[MOST], scale[MOST];
+    const size_t period = rate_periods[random_below(6)];
+    const int own_scales = (int)random_below(2);
+    for (size_t i = 0; i < period; i++) {
+        drop[i] = random_below(3) ? thresholds[random_below(THRESHOLDS)] : random64() >> 24;
+        if (random_below(4) == 0 && n) drop[i] = number[i % n] + random_below(2);
+        p[i] = (double)drop[i] * 0x1p-40; /* or what rounds to it */
+        if (random_below(4) == 0 && drop[i] < 1ull << 40) p[i] += 0x1p-42;
+        if (random_below(4) == 0 && drop[i] > 0) p[i] -= 0x1p-42;
+        scale[i] = own_scales ? scales[random_below(SCALES)] : 1 / (1 - p[i]);
+    }
+    for (int type = 0; type < FD_DTYPES; type++) {
+        const fd_dtype d = (fd_dtype)type;
+        const size_t size = item[d], at = random_below(OFFSETS);
+        const fd_rates rates = {p, own_scales ? scale : NULL, period};
+        const int in_place = (int)random_below(2), upper = (int)random_below(2);
+        unsigned char *y = lay(&y_arena, n * size, random_below(SHIFTS) * size, upper);
+        unsigned char *x =
+            in_place ? y : lay(&x_arena, n * size, random_below(SHIFTS) * size, upper);
+        watch(&y_arena, y, n * size);
+        for (size_t j = 0; j < n; j++) put(d, x, j, pool[d][at + j]);
+        fd_window_rates(k, d, w, y - begin * size, x - begin * size, begin, n, stream, &rates);
+        calls++;
+        if (stray(&y_arena, y, n * size)) quit(1, "mismatch: %s rates: beside y", k->name);
+        for (size_t j = 0; j < n; j++) {
+            const size_t r = (begin + j) % period;
+            const double product = rounded(d, pool_value[d][at + j] * rounded(d, scale[r]));
+            const uint64_t want = number[j] >= drop[r] ? bits_of(d, product) : 0;
+            const uint64_t got = get(d, y, j);
+            if (got != want && !(is_nan(d, got) && is_nan(d, want)))
+                quit(1,
+                     "mismatch: %s rates %s: element %zu + %zu of period %zu is %#llx, not %#llx",
+                     k->name, fd_dtype_names[d], begin, j, period, (unsigned long long)got,
+                     (unsigned long long)want);
+        }
+        if (d != FD_F32) continue;
+        unsigned char *bits = y_arena.low;
+        memset(bits, 0xA5, n / 8 + 2);
+        fd_window_rates_bits(k, w, bits - begin / 8, begin, n, stream, &rates);
+        for (size_t j = 0; j < n; j++) {
+            const size_t bit = begin % 8 + j;
+            if ((bits[bit / 8] >> bit % 8 & 1) != (number[j] >= drop[(begin + j) % period]))
+                quit(1, "mismatch: %s rates: bit of element %zu + %zu", k->name, begin, j);
+        }
+    }
+    fd_window_uniforms(k, w, found, begin, n, stream);
+    for (size_t j = 0; j < n; j++)
+        if (found[j] != number[j])
+            quit(1, "mismatch: %s uniforms: element %zu + %zu is %#llx, not %#llx", k->name, begin,
+                 j, (unsigned long long)found[j], (unsigned long long)number[j]);
+}
+
 static void check_window(const fd_kernels *k, const geometry *g, size_t begin, size_t n,
                          unsigned turn) {
     static float z[MOST];
+    static uint64_t number[MOST];
     fd_window w;
     fd_stream stream = streams[turn % STARTS];
     stream.drop_threshold = thresholds[turn % THRESHOLDS];
@@ -1176,12 +1235,14 @@ static void check_window(const fd_kernels *k, const geometry *g, size_t begin, s
             index += rest % g->shape[axis] * g->stride[axis];
             rest /= g->shape[axis];
         }
-        keep[j] = uniform(&stream, index) >= stream.drop_threshold;
+        number[j] = uniform(&stream, index);
+        keep[j] = number[j] >= stream.drop_threshold;
         z[j] = normal(&stream, index);
     }
     fd_window_init(&w, g->ndim, g->shape, g->stride, g->first);
     bits_call b = {.kernels = k, .n = n, .begin = begin, .stream = stream, .window = &w};
     check_bits(&b);
+    check_rates(k, &w, begin, n, &stream, number);
     for (int kind = 0; kind < 2 * FD_DTYPES; kind++, turn++) {
         const int d = kind / 2, set = (int)(turn % SETS);
         const size_t at = turn % OFFSETS;
