@@ -82,7 +82,7 @@ def _parser() -> _Parser:
     add("--scaling", action="store_true", help="1 to 256 MiB over 1, 2, 4, ... threads")
     add("--odd", action="store_true", help="odd shapes against an aligned contiguous one")
     add("--targets", action="store_true", help="the figures that fastdrop is held to")
-    rest = "those of shared axes, dropout_add and Gaussian noise"
+    rest = "those of shared axes, dropout_add, relu_dropout and Gaussian noise"
     add("--family", action="store_true", help=rest)
     of_others = "those of fastdrop called from PyTorch, thinc and Dask"
     add("--integrations", action="store_true", help=of_others)

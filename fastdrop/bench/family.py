@@ -1,4 +1,4 @@
-"""The rest of the family: shared axes, dropout with its residual, and Gaussian noise."""
+"""The rest of the family: shared axes, dropout with its neighbours, and Gaussian noise."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from fastdrop.bench.contenders import (
     wrong_rate,
 )
 from fastdrop.bench.measure import Effort, Timing, measure_case
-from fastdrop.bench.targets import Target
+from fastdrop.bench.targets import Target, from_memory
 
 RATES = (0.5, 0.1)
 MIB = 1 << 20
 IMAGES = (64, 64, 56, 56)  # N, C, H, W
 SEQUENCE = (70, 80, 1150)  # T, B, F
-ROW = 512  # elements of a row of dropout_add, and of its bias
+ROW = 512  # elements of a row of dropout_add and relu_dropout, and of their bias
 MANY = 1 << 10  # decisions that are not all the same
 ADD_MIB = (1, 8, 64, 256)
+RELU_MIB = (64, 256)
 NOISE_MIB = (1, 64)
 NOISE_P, STDDEV = 0.5, 0.1  # of gaussian_dropout, of gaussian_noise
-STEPS = 2 * len(RATES) + len(ADD_MIB) * len(RATES) + len(NOISE_MIB)  # that `run` tells of
+STEPS = (2 + len(ADD_MIB) + len(RELU_MIB)) * len(RATES) + len(NOISE_MIB)  # that `run` tells of
 
 # What is timed. In place, y is x.
 EXPRESSIONS = {
@@ -43,8 +44,15 @@ EXPRESSIONS = {
     "dropout_add": "fd.dropout_add(x, residual, p, bias=bias, rng=gen, out=y)",
     "dropout_add, NumPy": "np.add(residual, fd.dropout(np.add(x, bias, out=y), p, rng=gen, out=y), "
     "out=y)",
+    "dropout_add, float16 x": "fd.dropout_add(x16, residual, p, bias=bias, rng=gen, out=y)",
     "dropout_add_backward": "fd.dropout_add_backward(x, mask, out=y)[1]",
     "dropout_add_backward, NumPy": "mask.backward(x, out=y).sum(0, out=dbias)",
+    "relu_dropout": "fd.relu_dropout(x, p, bias=bias, rng=gen, out=y)",
+    "relu_dropout, NumPy": "fd.dropout(np.maximum(np.add(x, bias, out=y), 0, out=y), p, rng=gen, "
+    "out=y)",
+    "relu_dropout_backward": "fd.relu_dropout_backward(x, h, p, out=y)[1]",
+    "relu_dropout_backward, NumPy": "np.multiply(mask.backward(x, out=y), h > 0, out=y)"
+    ".sum(0, out=dbias)",
     "gaussian_dropout": "fd.gaussian_dropout(x, p, rng=gen, out=y)",
     "gaussian_dropout, NumPy": "np.multiply(np.add(np.multiply(rng.standard_normal("
     "dtype=np.float32, out=y), sd, out=y), 1, out=y), x, out=y)",
@@ -55,6 +63,9 @@ EXPRESSIONS = {
 
 SHARED_MUST = 1.3  # times copying
 ADD_MUST = {64: 1.0, 256: 1.25}  # by MiB: times its bytes at the speed of copying
+MIXED_MUST = 1.0  # of a float16 x: times float32
+RELU_MUST = 1.25  # times copying, or what dropout alone is allowed from memory
+RELU_BACKWARD_MUST = 1.1  # times its bytes at the speed of copying
 NOISE_MUST = 3.0  # times as fast as NumPy
 
 
@@ -79,6 +90,10 @@ def run(effort: Effort, step: Callable[[str], None] = lambda what: None) -> list
         for p in RATES:
             step(f"family: dropout_add {mib} MiB p={p}")
             found += _dropout_add(mib, p, effort)
+    for mib in RELU_MIB:
+        for p in RATES:
+            step(f"family: relu_dropout {mib} MiB p={p}")
+            found += _relu_dropout(mib, p, effort)
     chosen = fd.get_isa()
     try:
         for mib in NOISE_MIB:
@@ -197,6 +212,7 @@ def _dropout_add(mib: int, p: float, effort: Effort) -> list[Figure]:
         "np": np,
         "fd": fd,
         "x": x,
+        "x16": x.astype(np.float16),
         "y": y,
         "p": p,
         "gen": gen,
@@ -213,10 +229,14 @@ def _dropout_add(mib: int, p: float, effort: Effort) -> list[Figure]:
     def wrong(y: Any, case: Case) -> str:
         return wrong_sum(y, x, shared["bias"], shared["residual"], case)
 
+    def wrong_mixed(y: Any, case: Case) -> str:
+        return wrong_sum(y, shared["x16"], shared["bias"], shared["residual"], case)
+
     who = {
         "copy": COPY,
         "forward": contender("dropout_add", wrong),
         "numpy forward": contender("dropout_add, NumPy", wrong),
+        "mixed": contender("dropout_add, float16 x", wrong_mixed),
         "backward": contender("dropout_add_backward", wrong_gradients),
         "numpy backward": contender("dropout_add_backward, NumPy", wrong_gradients),
     }
@@ -233,6 +253,13 @@ def _dropout_add(mib: int, p: float, effort: Effort) -> list[Figure]:
             must,
             copies=1.5,
             numpy=t["numpy forward"],
+        ),
+        _figure(
+            f"{at} dropout_add, float16 x / float32",
+            n,
+            t["mixed"],
+            t["forward"],
+            MIXED_MUST,
         ),
         _figure(
             f"{at} dropout_add_backward / copy",
@@ -264,9 +291,14 @@ def wrong_gradients(dbias: Array, case: Case) -> str:
     kept = y != 0
     if not np.allclose(y, x * case.scale * kept, rtol=1e-6, atol=0):
         return "the gradient by x is not that of dropout"
-    if not np.allclose(dbias, dx.sum(0, dtype=np.float64), rtol=1e-3, atol=0):
-        return "the gradient by the bias is not the sum of that by x"
-    return wrong_rate(kept, case.p)
+    return wrong_bias_gradient(dbias, dx) or wrong_rate(kept, case.p)
+
+
+def wrong_bias_gradient(dbias: Array, dx: Array) -> str:
+    """Say if the gradient by the bias is not the sum over the rows of that by x."""
+    if np.allclose(dbias, dx.sum(0, dtype=np.float64), rtol=1e-3, atol=0):
+        return ""
+    return "the gradient by the bias is not the sum of that by x"
 
 
 def _ends(a: Array) -> Array:
@@ -274,6 +306,89 @@ def _ends(a: Array) -> Array:
     rows = -(-CHECKED // ROW)
     few = a if len(a) <= 2 * rows else np.concatenate([a[:rows], a[-rows:]])
     return few.astype(np.float64)
+
+
+# ---- relu_dropout --------------------------------------------------------------------------------
+
+
+def _relu_dropout(mib: int, p: float, effort: Effort) -> list[Figure]:
+    case = Case.make("float32", p, mib * MIB // 4)
+    x, y = case.x.reshape(-1, ROW), case.y.reshape(-1, ROW)
+    gen = fd.Generator(0)
+    bias = np.linspace(-2, -1, ROW, dtype=np.float32)  # x is in [1, 2): about half is active
+    h, mask = fd.relu_dropout(x, p, bias=bias, rng=gen, return_mask=True)
+    shared: Names = {
+        "np": np,
+        "fd": fd,
+        "x": x,
+        "y": y,
+        "p": p,
+        "gen": gen,
+        "h": h,
+        "mask": mask,
+        "bias": bias,
+        "dbias": np.empty(ROW, np.float32),
+    }
+
+    def contender(title: str, wrong: Callable[[Any, Case], str]) -> Contender:
+        made = EXPRESSIONS[title]
+        return Contender("fastdrop-relu", title, made, lambda _: dict(shared), wrong=wrong)
+
+    def wrong(y: Any, case: Case) -> str:
+        return wrong_relu(y, x, bias, case)
+
+    def wrong_backward(dbias: Any, case: Case) -> str:
+        return wrong_relu_gradients(dbias, h, case)
+
+    who = {
+        "copy": COPY,
+        "forward": contender("relu_dropout", wrong),
+        "numpy forward": contender("relu_dropout, NumPy", wrong),
+        "backward": contender("relu_dropout_backward", wrong_backward),
+        "numpy backward": contender("relu_dropout_backward, NumPy", wrong_backward),
+    }
+    t = measure_case(who, case, effort)
+    copy, n = t["copy"], case.n
+    at = f"{mib} MiB p={p}:"
+    return [
+        _figure(
+            f"{at} relu_dropout / copy",
+            n,
+            t["forward"],
+            copy,
+            max(RELU_MUST, from_memory(p)) if mib == 256 else RELU_MUST,
+            numpy=t["numpy forward"],
+        ),
+        _figure(
+            f"{at} relu_dropout_backward / 1.5 copies",  # for it reads two arrays
+            n,
+            t["backward"],
+            copy,
+            RELU_BACKWARD_MUST,
+            copies=1.5,
+            numpy=t["numpy backward"],
+        ),
+    ]
+
+
+def wrong_relu(y: Array, x: Array, bias: Array, case: Case) -> str:
+    """Say what is wrong with ``dropout(max(x + bias, 0))``, at either end."""
+    if y.shape != x.shape:
+        return f"the result's shape is {y.shape}"
+    x, y = _ends(x), _ends(y)
+    active, kept = np.maximum(x + bias, 0), y != 0
+    if not np.allclose(y, active * case.scale * kept, rtol=1e-6, atol=0):
+        return "the result is not, where kept, max(x + bias, 0) * scale"
+    return wrong_rate(kept[active > 0], case.p)
+
+
+def wrong_relu_gradients(dbias: Array, h: Array, case: Case) -> str:
+    """Say what is wrong with the gradients of what gave h, that by x in the case's y."""
+    dx = case.y.reshape(-1, ROW)
+    grad, y, on = _ends(case.x.reshape(-1, ROW)), _ends(dx), _ends(h) > 0
+    if not np.allclose(y, grad * case.scale * on, rtol=1e-6, atol=0):
+        return "the gradient by x is not grad * scale where the output is above 0, elsewhere 0"
+    return wrong_bias_gradient(dbias, dx)
 
 
 # ---- Gaussian noise ------------------------------------------------------------------------------
