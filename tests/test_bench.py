@@ -707,11 +707,11 @@ def test_inside_a_training_step(in_trainer, capsys):
     text = report.trainer(found)
     for target in found["figures"]:
         assert target["case"] in text
-        assert target["must"] is not None
+        assert (target["must"] is None) == ("ReLU / nn.ReLUDropout" in target["case"])
         there = "torch" not in target["case"] or contenders.installed("torch")
         assert there == (target["measured"] is not None)
     steps = [t for t in found["figures"] if "a step" in t["case"]]
-    assert len(steps) == 2 * 2 + len(trainer.TORCH)
+    assert len(steps) == 2 * (2 + 2) + len(trainer.TORCH)
     assert all(t["at_least"] for t in steps)
     cases = [t["case"] for t in found["figures"] if t["case"].startswith("16 elements")]
     assert cases == [f"16 elements: {expression}" for expression in trainer.SHORT]
@@ -739,6 +739,30 @@ def test_a_wrong_contender_is_noticed_inside_a_training_step(monkeypatch):
     names = trainer._names((64, 128))
     with pytest.raises(contenders.WrongResult, match="another mask"):
         trainer._check(trainer._calls(names), (64, 128))
+
+
+@pytest.mark.parametrize("name", ["nn.ReLUDropout", "NumPy, ReLU", "NumPy by random bits, ReLU"])
+@pytest.mark.parametrize(
+    ("way", "wrong", "said"),
+    [
+        ("forward", lambda y: y * 2, "kept elements"),
+        ("forward", lambda y: y * (np.arange(y.size) % 2).reshape(y.shape), "dropped"),
+        ("backward", lambda pair: (pair[0] * 2, pair[1]), "by h"),
+        ("backward", lambda pair: (pair[0], pair[1] / 2), "by the bias"),
+    ],
+)
+def test_a_wrong_relu_dropout_is_noticed_inside_a_training_step(name, way, wrong, said):
+    names = trainer._names((64, 128))
+    calls = trainer._calls(names)
+    trainer._check_relu(calls, (64, 128), names["bias"])
+    bad = [
+        replace(call, run=lambda h, run=call.run: wrong(run(h)))
+        if (call.name, call.way) == (name, way)
+        else call
+        for call in calls
+    ]
+    with pytest.raises(WrongResult, match=f"^{name}: .*{said}"):
+        trainer._check_relu(bad, (64, 128), names["bias"])
 
 
 @pytest.mark.parametrize("p", [0.5, 0.3])

@@ -20,7 +20,16 @@ from fastdrop.bench.odd import COPY_OF_COLUMNS, LIMIT, Shape
 from fastdrop.bench.scaling import Point
 from fastdrop.bench.tables import Row
 from fastdrop.bench.targets import Target
-from fastdrop.bench.trainer import BACKWARD, FORWARD, SHORT_UNIT, TORCH_CALLS, Trainer, step_us
+from fastdrop.bench.trainer import (
+    BACKWARD,
+    FORWARD,
+    NUMPY_RELU,
+    RELU,
+    SHORT_UNIT,
+    TORCH_CALLS,
+    Trainer,
+    step_us,
+)
 from fastdrop.bench.trainer import Row as TrainerRow
 
 SCHEMA = 1
@@ -225,8 +234,8 @@ def trainer(found: Trainer) -> str:
     width = max(map(len, names))
     parts.append(
         "cold: inside a training step. hot: in a loop. Microseconds, medians, and times h * 2 "
-        "there.\nstep: forward and backward together, cold; of others also times the layer's. "
-        f"16 elements:\nhot, times {SHORT_UNIT}.\n\n"
+        "there.\nstep: forward and backward together, cold; of others also times the layer's, "
+        f"where they\nhave a ReLU times that of {RELU}. 16 elements: hot, times {SHORT_UNIT}.\n\n"
         + "\n".join(f"{name:{width}}  {expression}" for name, expression in names.items())
     )
     return "\n\n".join(parts)
@@ -250,8 +259,9 @@ def _trainer_shape(rows: Sequence[TrainerRow]) -> str:
     ours = step_us(rows, shape, "layer") or step_us(rows, shape, "fastdrop.torch")
     for name in steps:
         taken = step_us(rows, shape, name)
-        if taken is not None and ours is not None:
-            lines.append(f"{f'{name}, step':36} {figure(taken):>8} {times(taken / ours):>6}")
+        unit = step_us(rows, shape, RELU) if name in NUMPY_RELU else ours
+        if taken is not None and unit is not None:
+            lines.append(f"{f'{name}, step':36} {figure(taken):>8} {times(taken / unit):>6}")
     return "\n".join(lines)
 
 

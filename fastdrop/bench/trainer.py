@@ -7,6 +7,7 @@ anew each round. Beside this "cold" time stands the "hot" one, of the same call 
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import statistics
@@ -84,16 +85,24 @@ FORWARD = {
     "nn.Dropout2d": "channels(h)",
     "nn.GaussianDropout": "gaussian(h)",
     "nn.DropoutAdd": "add(h, residual)",
+    "nn.ReLUDropout": "relu(h, bias)",
     "NumPy": "numpy(h)",
     "NumPy by random bits": "bits(h)",
+    "NumPy, ReLU": "numpy_relu(h, bias)",
+    "NumPy by random bits, ReLU": "bits_relu(h, bias)",
 }
 BACKWARD = {
     "h * 2": "d * two",
     "layer": "layer.backward(d)",
     "mask.backward": "mask.backward(d)",
+    "nn.ReLUDropout": "relu.backward(d)",
     "NumPy": "numpy.backward(d)",
     "NumPy by random bits": "bits.backward(d)",
+    "NumPy, ReLU": "numpy_relu.backward(d)",
+    "NumPy by random bits, ReLU": "bits_relu.backward(d)",
 }
+RELU = "nn.ReLUDropout"  # what does the same: max(h + bias, 0) first, and the bias's gradient
+NUMPY_RELU = ("NumPy, ReLU", "NumPy by random bits, ReLU")
 TORCH_CALLS = {
     "h * 2": "h * 2",
     "F.dropout": "F.dropout(h, p)",
@@ -117,6 +126,7 @@ COLD_BUT_FOR_THE_KERNEL = {
     "nn.Dropout2d, forward": "h * 2, forward",
     "nn.GaussianDropout, forward": "h * 2, forward",
     "nn.DropoutAdd, forward": "h + residual, forward",
+    "nn.ReLUDropout, forward": "h * 2, forward",
 }
 FAMILY = (2.2, 1.5)
 NUMPY_STEP = {"(64, 128)": (6.0, 8.0), "(64, 512)": (6.0, 8.0)}  # times the layer's
@@ -181,6 +191,33 @@ class Bits(Numpy):
         y = d * self.keep
         y *= self.scale
         return y
+
+
+class NumpyReLU:
+    """Bias, ReLU and dropout in four passes, in place from the second on; three passes back.
+
+    `draw` returns the decisions, True where kept.
+    """
+
+    def __init__(self, draw: Callable[[tuple[int, int]], Array]) -> None:
+        self.draw, self.scale = draw, np.float32(1 / (1 - P))
+        self.y: Array = np.zeros(0)
+        self.multiplier = self.y
+
+    def __call__(self, h: Array, bias: Array) -> Array:
+        """Return ``dropout(max(h + bias, 0))``."""
+        y = h + bias
+        np.maximum(y, 0, out=y)
+        self.multiplier = self.draw(y.shape) * self.scale
+        y *= self.multiplier
+        self.y = y
+        return y
+
+    def backward(self, d: Array) -> tuple[Array, Array]:
+        """Return the gradients by h and by the bias."""
+        dh = d * self.multiplier
+        dh *= self.y > 0
+        return dh, dh.sum(0)
 
 
 @dataclass(frozen=True)
@@ -269,6 +306,7 @@ def _time_step(batch: int, units: int) -> Work:
 def _names(shape: tuple[int, int]) -> Names:
     gen = fd.Generator(0)
     y, residual = np.zeros(shape, np.float32), np.ones(shape, np.float32)
+    rng, bits = np.random.default_rng(1), random_bits(P)
 
     names: Names = {
         "fd": fd,
@@ -287,11 +325,17 @@ def _names(shape: tuple[int, int]) -> Names:
         "channels": fd.nn.Dropout2d(P, rng=gen),
         "gaussian": fd.nn.GaussianDropout(P, rng=gen),
         "add": fd.nn.DropoutAdd(P, rng=gen),
+        "relu": fd.nn.ReLUDropout(P, rng=gen),
+        "bias": np.linspace(-0.5, 0.5, shape[1], dtype=np.float32),
         "mask": gen.mask(shape, P),
         "numpy": Numpy(shape),
         "bits": Bits(shape),
+        "numpy_relu": NumpyReLU(lambda shape: rng.random(shape, dtype=np.float32) >= P),
+        "bits_relu": NumpyReLU(lambda shape: bits(math.prod(shape)).reshape(shape)),
     }
     names["layer"](y)
+    for name in ("relu", "numpy_relu", "bits_relu"):
+        names[name](y, names["bias"])
     return names
 
 
@@ -307,6 +351,7 @@ def _shape(shape: str, size: tuple[int, int], work: Work, effort: Effort) -> lis
     names = _names(size)
     calls = _calls(names)
     _check(calls, size)
+    _check_relu(calls, size, names["bias"])
     cold = cold_timings(calls, work, ROUNDS * effort.rounds)
     h = work()
     found = []
@@ -372,6 +417,25 @@ def _check(calls: Sequence[Call], size: tuple[int, int]) -> None:
         wanted = forward.get(call.name) if call.way == "backward" else None
         if wanted is not None and not np.array_equal(np.asarray(call.run(x)), wanted):
             raise WrongResult(f"{call.name}: backward has another mask than forward")
+
+
+def _check_relu(calls: Sequence[Call], size: tuple[int, int], bias: Array) -> None:
+    """Look whether those with ReLU compute the same thing, each with a mask of its own."""
+    x, d = np.random.default_rng(0).standard_normal((2, *size), dtype=np.float32)
+    scale, active = np.float32(1 / (1 - P)), np.maximum(x + bias, 0)
+    at = {(call.name, call.way): call.run for call in calls}
+    for name in (RELU, *NUMPY_RELU):
+        y = at[name, "forward"](x)
+        kept = y != 0
+        if not np.array_equal(y, np.where(kept, active * scale, 0)):
+            raise WrongResult(f"{name}: kept elements are not max(h + bias, 0) * {scale}")
+        if wrong := wrong_rate(kept[active > 0], P):
+            raise WrongResult(f"{name}: {wrong}")
+        dh, dbias = at[name, "backward"](d)
+        if not np.array_equal(dh, np.where(kept, d * scale, 0)):
+            raise WrongResult(f"{name}: the gradient by h is not that of forward")
+        if not np.allclose(dbias, dh.sum(0, dtype=np.float64), rtol=1e-3, atol=1e-4):
+            raise WrongResult(f"{name}: the gradient by the bias is not the sum of that by h")
 
 
 ELEMENTS = {
@@ -446,6 +510,10 @@ def figures(rows: Sequence[Row]) -> list[Target]:
                     at_least=True,
                 )
             )
+        for name in NUMPY_RELU:
+            label = f"{shape}: a step, {name} / {RELU}"
+            theirs, ours = (step_us(rows, shape, one) for one in (name, RELU))
+            found.append(_target(label, theirs, ours, (None, None), at_least=True))
         at = {row["call"]: row for row in rows if row["shape"] == shape}
         for call, bound in COLD.items():
             base = f"h * 2, {call.rpartition(', ')[2]}"
@@ -467,7 +535,7 @@ def _target(
     case: str,
     above: float | None,
     below: float | None,
-    bounds: tuple[float, float],
+    bounds: tuple[float | None, float | None],
     *,
     at_least: bool = False,
     noisy: bool = False,
