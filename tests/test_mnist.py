@@ -103,13 +103,15 @@ def assert_refused(result, *words):
 # ---- gradients -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize(("hidden", "input_rate"), [((128,), 0.0), ((32, 24), 0.2)])
-def test_gradients_are_those_of_finite_differences(mnist, images, hidden, input_rate):
+def test_gradients_are_those_of_finite_differences(mnist, images, hidden, input_rate, fused):
     rng = np.random.default_rng(1)
     n = 256 // hidden[0]  # so few that BLAS starts no threads: they are slow on busy machines
     x, labels = images[0][:n].astype(np.float64), images[1][:n]
     sizes = (784, *hidden, 10)
-    net = mnist.Network(sizes, rng, rate=0.5, input_rate=input_rate, dropout_rng=2, dtype="float64")
+    rates = {"rate": 0.5, "input_rate": input_rate}
+    net = mnist.Network(sizes, rng, **rates, dropout_rng=2, dtype="float64", fused=fused)
     masks = net.generator.state
 
     def loss_and_grad():
@@ -141,15 +143,14 @@ def test_gradients_are_those_of_finite_differences(mnist, images, hidden, input_
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("owner", ["network", "layer"])
+@pytest.mark.parametrize("owner", ["network", "layer", "fused"])
 def test_a_saved_state_goes_on_bit_for_bit(mnist, images, dtype, owner):
     x, labels = images[0][:640].astype(dtype), images[1][:640]
 
     def fresh(seed):
         rng = np.random.default_rng(seed)
-        net = mnist.Network(
-            (784, 32, 24, 10), rng, rate=0.5, input_rate=0.2, dropout_rng=seed, dtype=dtype
-        )
+        options = {"dropout_rng": seed, "dtype": dtype, "fused": owner == "fused"}
+        net = mnist.Network((784, 32, 24, 10), rng, rate=0.5, input_rate=0.2, **options)
         if owner == "layer":
             for i, layer in enumerate(net.layers):
                 if isinstance(layer, fd.nn.Dropout):
@@ -208,6 +209,84 @@ def test_both_runs_start_from_the_same_weights_and_see_the_same_batches(mnist, i
     assert len(with_tiny_rate.of_kind(fd.nn.Dropout)) == 2
     for a, b in zip(without.weights(), with_tiny_rate.weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_fused_is_the_same_to_the_last_bit(mnist, images, dtype):
+    """From 64 units on, where NumPy sums a bias's gradient in the same order."""
+    x, labels = images[0].astype(dtype), images[1]
+    plain, fused = (
+        mnist.Network(
+            (784, 128, 64, 10),
+            np.random.default_rng(0),
+            rate=0.3,
+            input_rate=0.2,
+            dropout_rng=1,
+            dtype=dtype,
+            fused=fused,
+        )
+        for fused in (False, True)
+    )
+    assert [type(layer).__name__ for layer in fused.layers] == [
+        "Dropout",
+        "FusedDense",
+        "FusedDense",
+        "Dense",
+    ]
+    adams = [mnist.Adam(net.weights(), weight_decay=0.01) for net in (plain, fused)]
+    for i in range(0, 640, 64):
+        losses = [
+            mnist.train_step(net, adam, x[i : i + 64], labels[i : i + 64], max_norm=1.0)
+            for net, adam in zip((plain, fused), adams, strict=True)
+        ]
+        assert losses[0] == losses[1]
+        for a, b in zip(plain.gradients(), fused.gradients(), strict=True):
+            np.testing.assert_array_equal(a, b)
+    for a, b in zip(plain.weights(), fused.weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert plain.generator.position == fused.generator.position == 10 * 3
+    for a, b in zip(plain.dropouts(), fused.dropouts(), strict=True):
+        assert a.state_dict() == b.state_dict()
+    assert mnist.accuracy(fused, x, labels) == mnist.accuracy(plain, x, labels)
+    assert fused.generator.position == 10 * 3  # nothing is dropped in evaluation
+
+
+def test_fused_sums_few_biases_in_another_order(mnist, images):
+    """All else of a step is the same to the last bit with any number of units."""
+    plain, fused = (
+        mnist.Network((784, 24, 10), np.random.default_rng(0), rate=0.5, dropout_rng=1, fused=f)
+        for f in (False, True)
+    )
+    for net in (plain, fused):
+        _, grad = mnist.softmax_cross_entropy(net.forward(images[0][:64]), images[1][:64])
+        net.backward(grad)
+    weight, bias, *rest = zip(plain.gradients(), fused.gradients(), strict=True)
+    for a, b in (weight, *rest):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_allclose(*bias, rtol=0, atol=1e-6 * abs(bias[0]).max())
+
+
+def test_steps_both_ways_take_turns(mnist, images, monkeypatch):
+    few = [array[:200] for array in images]
+    args = mnist.read_arguments(["--epochs", "3", "--hidden", "64", "--fused"])
+    steps, train_step = [], mnist.train_step
+
+    def step(net, *rest):
+        steps.append(bool(net.of_kind(mnist.FusedDense)))
+        return train_step(net, *rest)
+
+    monkeypatch.setattr(mnist, "train_step", step)
+    monkeypatch.setattr(mnist, "perf_counter", itertools.count().__next__)
+    seconds, losses = mnist.run_both_ways(few, args)
+    assert steps == 6 * [False, True, True, False]
+    assert seconds == ([1] * 12, [1] * 12)
+    assert losses[0] == losses[1]
+    assert len({*losses[0]}) == 12
+    text = mnist.both_ways(([0.001, 0.004, 0.9], [0.001, 0.002, 0.9]), losses)
+    assert "step: 4.000; with bias, ReLU and dropout in one pass 2.000 (2.00x)" in text
+    assert "medians of 3 steps" in text
+    assert "the same, to the last bit" in text
+    assert "at most 0.5 apart" in mnist.both_ways(([1], [1]), ([1.0], [1.5]))
 
 
 def test_dropout_is_called_once_a_batch_and_not_in_evaluation(mnist, images):
@@ -303,6 +382,20 @@ def test_output_repeats_whatever_the_form_of_the_files(files, tmp_path):
     # 7 batches an epoch; forward for the pixels, forward and backward for the hidden units
     assert "processor time of 42 calls each" in outs[0]
     assert lines[-1] == f"learning curves: {(tmp_path / PICTURE).resolve()}"
+
+
+def test_fused_prints_what_else_is_printed_and_the_times_both_ways(files, tmp_path):
+    data = write(tmp_path / "data", files)
+    outs = []
+    for options in ([], ["--fused"]):
+        code, out, err = call(*SMALL, "--data", data, *options, cwd=tmp_path)
+        assert (code, err) == (0, "")
+        outs.append(without_seconds(out))
+    plain, fused = outs
+    at = next(i for i, line in enumerate(fused) if line.startswith("milliseconds a step: "))
+    assert fused[: at - 1] + fused[-2:] == plain
+    assert fused[at + 1].startswith("medians of 14 steps each, taking turns. Their losses are ")
+    assert_refused(call("--fused", "--rate", "0", cwd=tmp_path), "--fused", "--rate 0")
 
 
 def test_seed_and_every_option_count(mnist, files, tmp_path, capsys):
