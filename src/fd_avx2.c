@@ -9,6 +9,13 @@
 
 #if FD_X86
 #include <immintrin.h>
+/* clang-cl's leaves these out, unless a flag for the whole file asks for what is in them */
+#if defined(_MSC_VER) && defined(__clang__)
+#include <smmintrin.h>
+#include <avxintrin.h>
+#include <avx2intrin.h>
+#include <f16cintrin.h>
+#endif
 
 FD_TARGET_BEGIN("avx2,f16c,bmi,bmi2")
 

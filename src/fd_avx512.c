@@ -13,6 +13,15 @@
 #define FD_AVX512_END
 #else
 #include <immintrin.h>
+#if defined(_MSC_VER) && defined(__clang__) /* see fd_avx2.c */
+#include <smmintrin.h>
+#include <avxintrin.h>
+#include <avx2intrin.h>
+#include <f16cintrin.h>
+#include <avx512fintrin.h>
+#include <avx512bwintrin.h>
+#include <avx512dqintrin.h>
+#endif
 #define FD_AVX512_BEGIN FD_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c,bmi,bmi2")
 #define FD_AVX512_END FD_TARGET_END
 #endif
