@@ -61,18 +61,17 @@ static void fd_pool_forget(void);
 #endif
 
 #if defined(__linux__)
-#include <linux/futex.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #ifndef SYS_futex
 #define SYS_futex SYS_futex_time64 /* 32-bit systems whose time has 64 bits from the start */
 #endif
+/* FUTEX_WAIT_PRIVATE and FUTEX_WAKE_PRIVATE of linux/futex.h, which Alpine has in a package of its own */
+enum { FD_FUTEX_WAIT = 128, FD_FUTEX_WAKE = 129 };
 static void fd_wait(int32_t *at, int32_t seen) {
-    syscall(SYS_futex, at, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+    syscall(SYS_futex, at, FD_FUTEX_WAIT, seen, NULL, NULL, 0);
 }
-static void fd_wake(int32_t *at, int n) {
-    syscall(SYS_futex, at, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
-}
+static void fd_wake(int32_t *at, int n) { syscall(SYS_futex, at, FD_FUTEX_WAKE, n, NULL, NULL, 0); }
 static void fd_wait_forget(void) {}
 
 #elif defined(_WIN32)
