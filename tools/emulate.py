@@ -1,11 +1,12 @@
-"""Run the C kernels of ISAs that this machine may lack, and of those it has under sanitizers.
+"""Run the C kernels on ISAs and systems that this machine may lack, and under sanitizers.
 
-    python tools/emulate.py [avx512] [neon] [avx2] [baseline]
+    python tools/emulate.py [avx512] [neon] [avx2] [baseline] [pool]
 
 For x86-64 Linux, with whichever compilers and emulators there are; the compiled Python module is
 not needed. tests/c/driver.c is built with src/*.c in a temporary folder, and every build has to
 reproduce all masks and windows of fastdrop/data/stream_v1.json and all numbers of normal_v1.json,
-and to pass the driver's comparison with a model of the stream and of the values ("parity"):
+and to pass the driver's comparison with a model of the stream and of the values ("parity"). "pool"
+is tests/c/pool.c, the threads of fastdrop/pool.h under load.
 
     baseline, avx2, avx512   gcc with address and undefined-behaviour sanitizers, and clang as
                              shipped: natively, where the processor has the instructions
@@ -14,7 +15,12 @@ and to pass the driver's comparison with a model of the stream and of the values
     neon, baseline           gcc for aarch64 under QEMU
     baseline, avx2           gcc under QEMU as processors with no more than they need: a wider
                              instruction that got into them would trap
-    baseline                 gcc for s390x under QEMU: big-endian
+    baseline, pool           gcc for s390x (big-endian), ppc64le, riscv64 and aarch64 under QEMU,
+                             and for 32-bit x86
+    all of x86-64, pool      musl's C library
+    all of x86-64, pool      Windows' ABI and C library under Wine: src/ by mingw-w64; by clang as
+                             clang-cl has it; and by clang as if it were MSVC, so that those
+                             branches of src/ are compiled and run (not MSVC itself)
 
 Without arguments all that can run here runs. Exit code: 1 if anything failed; 2 if an ISA that was
 asked for by name lacks its compiler or emulator.
@@ -40,11 +46,12 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "fastdrop" / "data"
 VECTORS = json.loads((DATA / "stream_v1.json").read_text())
 NORMALS = json.loads((DATA / "normal_v1.json").read_text())
-ISAS = ("avx512", "neon", "avx2", "baseline")
+ISAS = ("avx512", "neon", "avx2", "baseline", "pool")  # pool is none, but asked for like one
 
 FLAGS = ("-std=c11", "-ffp-contract=off")  # as in setup.py: results depend on them
 SHIPPED = ("-O3",)
 SANITIZED = ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+X86_32 = ("-msse2", "-mfpmath=sse")  # as in setup.py
 SIMDE = ('-DFD_EMULATE_AVX512="simde_avx512.h"', "-O1", "-g1", "-Wno-psabi")
 TIMEOUT = 900  # seconds
 
@@ -70,9 +77,16 @@ class Build:
     header: str = "stdio.h"
     emulator: str = ""
     extra: bool = False  # nothing is wrong with a machine that lacks it
+    src_by: tuple[str, ...] = ()  # another compiler for src/, and its flags
 
 
 NATIVE = (Run("baseline"), Run("avx2"), Run("avx512"))
+POOL = Run("pool")
+WINDOWS = (*SHIPPED, "-static", "-Wl,--defsym,__chkstk=___chkstk_ms")  # as MSVC calls it
+# -ffreestanding: without Microsoft's headers. Contraction is allowed, as it is by default there
+CLANG_CL = ("clang", "--target=x86_64-pc-windows-msvc", "-ffreestanding", "-O2", "-ffp-contract=on")
+AVX = ("-mavx512bw", "-mavx512dq", "-mavx512vl", "-mf16c", "-mbmi", "-mbmi2")
+MSVC = (*CLANG_CL, "-U__clang__", *AVX)  # which has all intrinsics without being told
 BUILDS = (  # those that take long first
     Build(
         "clang",
@@ -96,7 +110,7 @@ BUILDS = (  # those that take long first
         "",
         (*SHIPPED, "-static"),
         "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static",
-        (Run("neon", "max"), Run("neon", "cortex-a53"), Run("baseline", "max")),
+        (Run("neon", "max"), Run("neon", "cortex-a53"), Run("baseline", "max"), POOL),
         emulator="qemu-aarch64",
     ),
     Build("clang", "as shipped", SHIPPED, "clang", NATIVE, extra=True),
@@ -121,9 +135,65 @@ BUILDS = (  # those that take long first
         "big-endian",
         (*SHIPPED, "-static"),
         "gcc-s390x-linux-gnu libc6-dev-s390x-cross qemu-user-static",
-        (Run("baseline", "max"),),
+        (Run("baseline", "max"), POOL),
         emulator="qemu-s390x",
         extra=True,
+    ),
+    Build(
+        "powerpc64le-linux-gnu-gcc",
+        "",
+        (*SHIPPED, "-static"),
+        "gcc-powerpc64le-linux-gnu libc6-dev-ppc64el-cross qemu-user-static",
+        (Run("baseline", "power8"), POOL),
+        emulator="qemu-ppc64le",
+        extra=True,
+    ),
+    Build(
+        "riscv64-linux-gnu-gcc",
+        "",
+        (*SHIPPED, "-static"),
+        "gcc-riscv64-linux-gnu libc6-dev-riscv64-cross qemu-user-static",
+        (Run("baseline", "rv64"), POOL),
+        emulator="qemu-riscv64",
+        extra=True,
+    ),
+    Build(
+        "i686-linux-gnu-gcc",
+        "32-bit x86",
+        (*SHIPPED, "-static", *X86_32),
+        "gcc-i686-linux-gnu libc6-dev-i386-cross",
+        (Run("baseline"), POOL),
+        extra=True,
+    ),
+    Build("musl-gcc", "musl", (*SHIPPED, "-static"), "musl-tools", (*NATIVE, POOL), extra=True),
+    Build(
+        "x86_64-w64-mingw32-gcc",
+        "Windows",
+        WINDOWS,
+        "gcc-mingw-w64-x86-64 wine64 wine",
+        (*NATIVE, POOL),
+        emulator="wine",
+        extra=True,
+    ),
+    Build(
+        "x86_64-w64-mingw32-gcc",
+        "Windows, src/ by clang as clang-cl",
+        WINDOWS,
+        "clang gcc-mingw-w64-x86-64 wine64 wine",
+        NATIVE,
+        emulator="wine",
+        extra=True,
+        src_by=CLANG_CL,
+    ),
+    Build(
+        "x86_64-w64-mingw32-gcc",
+        "Windows, src/ by clang as if MSVC",
+        WINDOWS,
+        "clang gcc-mingw-w64-x86-64 wine64 wine",
+        NATIVE,
+        emulator="wine",
+        extra=True,
+        src_by=MSVC,
     ),
 )
 
@@ -181,10 +251,15 @@ class Failure(Exception):
 
 def call(command: list[str], text: str = "") -> subprocess.CompletedProcess:
     # there is nothing to leak, and looking for leaks fails where ptrace is not allowed
-    environment = {**os.environ, "LC_ALL": "C", "ASAN_OPTIONS": "detect_leaks=0"}
+    more = {"LC_ALL": "C", "ASAN_OPTIONS": "detect_leaks=0", "WINEDEBUG": "-all"}
     try:
         return subprocess.run(
-            command, input=text, capture_output=True, text=True, timeout=TIMEOUT, env=environment
+            command,
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            env=os.environ | more,
         )
     except subprocess.TimeoutExpired:
         raise Failure(f"no end after {TIMEOUT} s") from None
@@ -196,7 +271,9 @@ def emulator_path(name: str) -> str | None:
 
 def is_available(build: Build, folder: Path) -> bool:
     """Whether the compiler, the headers, the libraries and the emulator are there."""
-    if not shutil.which(build.compiler) or (build.emulator and not emulator_path(build.emulator)):
+    if not all(map(shutil.which, {build.compiler, *build.src_by[:1]})):
+        return False
+    if build.emulator and not emulator_path(build.emulator):
         return False
     empty = folder / "empty.c"
     empty.write_text(f"#include <{build.header}>\nint main(void) {{ return 0; }}\n")
@@ -204,15 +281,31 @@ def is_available(build: Build, folder: Path) -> bool:
     return call(command).returncode == 0
 
 
-def compile_driver(build: Build, src: Path, folder: Path) -> Path:
-    tests, driver = ROOT / "tests" / "c", folder / "driver"
-    sources = [str(tests / "driver.c"), *sorted(map(str, src.glob("*.c")))]
-    includes = [f"-I{src}", f"-I{tests}"]
-    command = [build.compiler, *FLAGS, *build.flags, *includes, *sources, "-lm", "-o", str(driver)]
+def compile_program(build: Build, name: str, src: Path, folder: Path) -> Path:
+    """Compile tests/c/driver.c with src/, or pool.c with fastdrop/pool.h."""
+    tests, program = ROOT / "tests" / "c", folder / f"{name}.exe"
+    includes = [f"-I{at}" for at in (src, tests, ROOT / "fastdrop")]
+    sources, libraries = sorted(map(str, src.glob("*.c"))), ["-lm"]
+    if name == "pool":
+        sources, libraries = [], ["-pthread"]
+        includes.append("-D_GNU_SOURCE")
+        if build.emulator == "wine":
+            libraries.append("-lsynchronization")
+    if build.src_by:
+        objects = [str(folder / f"{Path(source).stem}.o") for source in sources]
+        flags = [FLAGS[0], f"-isystem{tests / 'freestanding'}", *includes]
+        for source, made in zip(sources, objects, strict=True):
+            compile_or_fail([*build.src_by, *flags, "-c", source, "-o", made])
+        sources = objects
+    command = [build.compiler, *FLAGS, *build.flags, *includes, str(tests / f"{name}.c"), *sources]
+    compile_or_fail([*command, *libraries, "-o", str(program)])
+    return program
+
+
+def compile_or_fail(command: list[str]) -> None:
     result = call(command)
     if result.returncode:
         raise Failure("it does not compile\n" + "\n".join(result.stderr.splitlines()[:40]))
-    return driver
 
 
 def ask(command: list[str], lines: list[str]) -> list[str]:
@@ -222,14 +315,20 @@ def ask(command: list[str], lines: list[str]) -> list[str]:
     if result.returncode or len(answers) != len(lines):
         at = min(len(answers), len(lines) - 1)
         if answers and answers[-1].startswith((" ", "mismatch", "error")):
-            at = next(i for i, a in enumerate(answers) if a.startswith(("mismatch", "error")))
+            found = (i for i, a in enumerate(answers) if a.startswith(("mismatch", "error")))
+            at = next(found, at)
         said = "\n".join([*answers[at:], *result.stderr.splitlines()[:30]])
         raise Failure(f"exit code {result.returncode} at request: {lines[at]}\n{said}")
     return answers
 
 
 def check(run: Run, command: list[str]) -> str:
-    """Put one ISA of a driver to the test; return what was done."""
+    """Put one ISA of a driver to the test, or the pool; return what was done."""
+    if run == POOL:
+        result = call(command)
+        if result.returncode or result.stdout != "ok\n":
+            raise Failure(f"exit code {result.returncode}\n{result.stdout}{result.stderr}")
+        return "three callers, five workers, 15,000 calls"
     vectors = requests()
     if run.usable is not None:
         answer = ask(command, ["usable"])
@@ -251,7 +350,7 @@ def check(run: Run, command: list[str]) -> str:
 def place(build: Build, run: Run) -> str:
     """Say what runs where."""
     version = call([build.compiler, "--version"]).stdout.splitlines()[0].split()[-1]
-    where = f"{build.emulator} -cpu {run.cpu}" if build.emulator else ""
+    where = f"{build.emulator} -cpu {run.cpu}" if run.cpu else build.emulator
     return ", ".join(filter(None, (f"{build.compiler} {version}", build.what, where)))
 
 
@@ -272,19 +371,24 @@ def do_build(build: Build, isas: list[str], src: Path) -> dict[str, set[str]]:
                 if not build.extra:
                     outcome["missing"].add(isa)
             return outcome
-        begin = time.monotonic()
-        try:
-            driver, broken = compile_driver(build, src, folder), None
-        except Failure as failure:
-            driver, broken = None, failure
+        programs: dict[str, Path | Failure] = {}
         for run in runs:
-            command = [str(driver), run.isa]
+            begin = time.monotonic()
+            name = "pool" if run == POOL else "driver"
+            if name not in programs:
+                try:
+                    programs[name] = compile_program(build, name, src, folder)
+                except Failure as failure:
+                    programs[name] = failure
+            program = programs[name]
+            command = [str(program), *([run.isa] if run != POOL else [])]
             if build.emulator:
-                command = [emulator_path(build.emulator), "-cpu", run.cpu, *command]
+                cpu = ["-cpu", run.cpu] if run.cpu else []
+                command = [emulator_path(build.emulator), *cpu, *command]
             try:
-                if broken:
-                    raise broken
-                if not build.emulator and run.usable and ask(command, ["usable"]) == ["0"]:
+                if isinstance(program, Failure):
+                    raise program
+                if not run.cpu and run.isa in ("avx2", "avx512") and is_not_here(run, command):
                     report(run.isa, "-", f"{place(build, run)}: not on this processor")
                     continue
                 done = check(run, command)
@@ -294,8 +398,12 @@ def do_build(build: Build, isas: list[str], src: Path) -> dict[str, set[str]]:
             else:
                 seconds = time.monotonic() - begin
                 report(run.isa, "ok", f"{place(build, run)}: {done} ({seconds:.0f} s)")
-            begin = time.monotonic()
     return outcome
+
+
+def is_not_here(run: Run, command: list[str]) -> bool:
+    """Whether a program that no emulator runs is for another processor than this."""
+    return run.usable is True and ask(command, ["usable"]) == ["0"]
 
 
 def isa_name(word: str) -> str:

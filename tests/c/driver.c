@@ -23,8 +23,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#ifdef _WIN32
+#include <windows.h>
+#else
 #include <sys/mman.h>
 #include <unistd.h>
+#endif
 
 #include "fd_kernels.h"
 
@@ -232,7 +237,7 @@ static uint64_t noisy(fd_dtype d, double x, float z, double sd, int additive) {
 
 enum {
     MOST = 4 * 2048 + 77, /* elements of the longest range */
-    LONG = 3000,          /* elements; longer ranges are tried with fewer thresholds */
+    LONG_RANGE = 3000,    /* elements; longer ranges are tried with fewer thresholds */
     GUARD = 256,          /* bytes watched on either side of a result */
     SHIFTS = 16,
     OFFSETS = 97, /* from where in the pool the inputs are taken */
@@ -365,13 +370,33 @@ typedef struct {
     unsigned char *low, *high;
 } arena;
 
+#ifdef _WIN32
+static size_t page_size(void) {
+    SYSTEM_INFO info;
+    GetSystemInfo(&info);
+    return info.dwPageSize;
+}
+static void *new_pages(size_t n_bytes) {
+    return VirtualAlloc(NULL, n_bytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
+}
+static int forbid(void *pages, size_t n_bytes) {
+    DWORD before;
+    return VirtualProtect(pages, n_bytes, PAGE_NOACCESS, &before) != 0;
+}
+#else
+static size_t page_size(void) { return (size_t)sysconf(_SC_PAGESIZE); }
+static void *new_pages(size_t n_bytes) {
+    void *p = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+static int forbid(void *pages, size_t n_bytes) { return mprotect(pages, n_bytes, PROT_NONE) == 0; }
+#endif
+
 static arena new_arena(size_t n_bytes) {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    const size_t page = page_size();
     n_bytes = (n_bytes + page - 1) / page * page;
-    unsigned char *p =
-        mmap(NULL, n_bytes + 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED || mprotect(p, page, PROT_NONE) ||
-        mprotect(p + page + n_bytes, page, PROT_NONE))
+    unsigned char *p = new_pages(n_bytes + 2 * page);
+    if (!p || !forbid(p, page) || !forbid(p + page + n_bytes, page))
         quit(2, "error: no memory with guard pages");
     return (arena){p + page, p + page + n_bytes};
 }
@@ -513,7 +538,7 @@ static void parity_of_ranges(const fd_kernels *k) {
         for (int t = 0; t < THRESHOLDS; t++)
             for (int size = 0; size < SIZES; size++) {
                 const size_t n = sizes[size], skip = skip_of(start, n);
-                if (n > LONG && (start + t + size) % 4) continue;
+                if (n > LONG_RANGE && (start + t + size) % 4) continue;
                 set_keep(start, skip, thresholds[t]);
                 for (int kind = 0; kind < 2 * FD_DTYPES; kind++, turn++) {
                     const int d = kind / 2, set = (int)(turn % SETS);
@@ -550,7 +575,8 @@ static void parity_of_places(const fd_kernels *k) {
     for (int kind = 0; kind < 2 * FD_DTYPES; kind++)
         for (size_t place = 0; place < SHIFTS * SHIFTS; place++)
             for (int length = 0; length < 4; length++) {
-                const int d = kind / 2, set = (int)place % SETS, is_long = lengths[length] > LONG;
+                const int d = kind / 2, set = (int)place % SETS;
+                const int is_long = lengths[length] > LONG_RANGE;
                 const size_t skip = is_long ? skips[place % SHIFTS % 9] : place % SHIFTS;
                 apply_call c = {.kernels = k,
                                 .dtype = (fd_dtype)d,
@@ -837,7 +863,7 @@ static void parity_of_fused(const fd_kernels *k) {
         for (int size = 0; size < SIZES; size++) {
             const size_t n = sizes[size], skip = skip_of(start, n);
             const uint64_t threshold = thresholds[(start * SIZES + size) % THRESHOLDS];
-            if (n > LONG && (start + size) % 3) continue;
+            if (n > LONG_RANGE && (start + size) % 3) continue;
             set_keep(start, skip, threshold);
             for (int kind = 0; kind < KINDS; kind++) {
                 fused_call c = {.kernels = k,
@@ -970,7 +996,7 @@ static void parity_of_noise(const fd_kernels *k) {
     for (int start = 0; start < STARTS; start++)
         for (int size = 0; size < SIZES; size++) {
             const size_t n = sizes[size], skip = skip_of(start, n);
-            if (n > LONG && (start + size) % 4) continue;
+            if (n > LONG_RANGE && (start + size) % 4) continue;
             for (int kind = 0; kind < 2 * FD_DTYPES; kind++) {
                 const int d = kind / 2;
                 const size_t at = random_below(OFFSETS);
