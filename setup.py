@@ -7,6 +7,7 @@ the same bits on every ISA.
 
 import multiprocessing
 import os
+import platform
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,8 @@ from setuptools.errors import CCompilerError, ExecError, PlatformError
 GNU = ["-std=c11", "-g0", "-ffp-contract=off", "-fvisibility=hidden"]
 if sys.platform == "linux":  # no exception comes this way, and they would be 4 % of the wheel
     GNU.append("-fno-asynchronous-unwind-tables")
+if sys.maxsize < 2**32 and platform.machine() in ("i386", "i586", "i686", "x86_64"):
+    GNU += ["-msse2", "-mfpmath=sse"]  # the x87 would round twice
 COMPILE = {"unix": GNU, "mingw32": GNU, "msvc": ["/std:c11", "/O2", "/fp:precise"]}
 OPTIMIZE = {"kernels": "-O3", "the way to them": "-O2"}  # there -O3 gains nothing
 # stripped, with every relocation read-only once loaded, and no executable stack
@@ -56,6 +59,10 @@ class build_side_by_side(build_ext):
 
         compiler.compile = compile_all
         try:
+            if compiler.compiler_type == "msvc":
+                if not compiler.initialized:  # looks for Visual Studio: once, not in each thread
+                    compiler.initialize()
+                compiler.cc = os.environ.get("CC", compiler.cc)  # clang-cl, say
             super().build_extensions()
         except (CCompilerError, ExecError, PlatformError) as error:
             command = getattr(compiler, "compiler_so", None) or [compiler.compiler_type]
