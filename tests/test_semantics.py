@@ -43,9 +43,7 @@ def test_p_out_of_range(p):
         fd.dropout(np.ones(3), p)
 
 
-@pytest.mark.parametrize(
-    "p", [True, False, np.True_, Decimal("0.5"), "0.5", None, 0.5 + 0j, [0.5], np.array([0.5])]
-)
+@pytest.mark.parametrize("p", [True, False, np.True_, Decimal("0.5"), "0.5", None, 0.5 + 0j])
 def test_p_of_another_type(p):
     with pytest.raises(TypeError, match=r"^p must be a real number"):
         fd.dropout(np.ones(3), p)
