@@ -9,6 +9,7 @@ except ImportError as error:
     ) from error
 
 from fastdrop import nn
+from fastdrop.concrete import concrete_dropout, concrete_dropout_backward
 from fastdrop.config import (
     available_isas,
     get_isa,
@@ -50,6 +51,8 @@ __all__ = [
     "RatesMask",
     "alpha_dropout",
     "available_isas",
+    "concrete_dropout",
+    "concrete_dropout_backward",
     "default_generator",
     "drop_connect",
     "drop_connect_backward",

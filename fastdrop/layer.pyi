@@ -1,3 +1,4 @@
+from collections.abc import ItemsView
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 
 from numpy.typing import ArrayLike, DTypeLike
@@ -135,3 +136,5 @@ class ReLULayer(Layer):
     def backward(  # type: ignore[override]
         self, grad: ArrayLike, out: Array | None = None, y: ArrayLike | None = None
     ) -> tuple[Array, Array]: ...
+
+def settings(kind: type) -> ItemsView[str, Setting[Any]]: ...

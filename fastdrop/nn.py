@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from fastdrop import functional, rules
 from fastdrop.arrays import Array
+from fastdrop.concrete import ConcreteDropout
 from fastdrop.generator import Generator, as_source
 from fastdrop.layer import NO_MASK, AddLayer, Layer, ReLULayer, Setting
 from fastdrop.montecarlo import MCSamples as MCSamples  # pickles name it here
@@ -18,6 +19,7 @@ from fastdrop.rules import Rule
 
 __all__ = [
     "AlphaDropout",
+    "ConcreteDropout",
     "DropConnect",
     "DropPath",
     "Dropout",
