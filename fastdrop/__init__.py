@@ -41,6 +41,11 @@ from fastdrop.mask import Mask
 from fastdrop.noise import Noise
 from fastdrop.ratesmask import RatesMask
 from fastdrop.threads import get_num_threads, set_num_threads
+from fastdrop.variational import (
+    variational_dropout,
+    variational_dropout_backward,
+    variational_kl,
+)
 
 __version__ = version()
 
@@ -77,4 +82,7 @@ __all__ = [
     "set_isa",
     "set_num_threads",
     "show_config",
+    "variational_dropout",
+    "variational_dropout_backward",
+    "variational_kl",
 ]

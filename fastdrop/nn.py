@@ -16,6 +16,7 @@ from fastdrop.layer import NO_MASK, AddLayer, Layer, ReLULayer, Setting
 from fastdrop.montecarlo import MCSamples as MCSamples  # pickles name it here
 from fastdrop.montecarlo import mc_samples
 from fastdrop.rules import Rule
+from fastdrop.variational import VariationalDropout
 
 __all__ = [
     "AlphaDropout",
@@ -33,6 +34,7 @@ __all__ = [
     "GaussianNoise",
     "LockedDropout",
     "ReLUDropout",
+    "VariationalDropout",
     "WeightDropout",
     "mc_samples",
     "reseed",

@@ -9,9 +9,31 @@ from pathlib import Path
 import pytest
 
 import fastdrop as fd
-from fastdrop import concrete, config, functional, generator, mask, montecarlo, nn, noise, threads
+from fastdrop import (
+    concrete,
+    config,
+    functional,
+    generator,
+    mask,
+    montecarlo,
+    nn,
+    noise,
+    threads,
+    variational,
+)
 
-MODULES = [concrete, config, functional, generator, mask, montecarlo, nn, noise, threads]
+MODULES = [
+    concrete,
+    config,
+    functional,
+    generator,
+    mask,
+    montecarlo,
+    nn,
+    noise,
+    threads,
+    variational,
+]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)

@@ -46,7 +46,7 @@ def forward(layer, x=X, **options):
     kind = type(layer)
     if issubclass(kind, fd.nn.DropoutAdd):
         return layer(x, x, **options)
-    if issubclass(kind, fd.nn.DropConnect):
+    if issubclass(kind, fd.nn.DropConnect | fd.nn.VariationalDropout):
         return layer(x[0], x[0].T, **options)
     if issubclass(kind, fd.nn.EmbeddingDropout | fd.nn.WeightDropout):
         return layer(x[0], **options)
