@@ -46,6 +46,7 @@ from fastdrop.variational import (
     variational_dropout_backward,
     variational_kl,
 )
+from fastdrop.zone import zoneout, zoneout_backward
 
 __version__ = version()
 
@@ -85,4 +86,6 @@ __all__ = [
     "variational_dropout",
     "variational_dropout_backward",
     "variational_kl",
+    "zoneout",
+    "zoneout_backward",
 ]

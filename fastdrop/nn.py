@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastdrop import functional, rules
+from fastdrop import functional, rules, zone
 from fastdrop.arrays import Array
 from fastdrop.concrete import ConcreteDropout
 from fastdrop.generator import Generator, as_source
 from fastdrop.layer import NO_MASK, AddLayer, Layer, ReLULayer, Setting
 from fastdrop.montecarlo import MCSamples as MCSamples  # pickles name it here
 from fastdrop.montecarlo import mc_samples
+from fastdrop.rates import check_p, number_in
 from fastdrop.rules import Rule
 from fastdrop.variational import VariationalDropout
 
@@ -36,6 +37,7 @@ __all__ = [
     "ReLUDropout",
     "VariationalDropout",
     "WeightDropout",
+    "Zoneout",
     "mc_samples",
     "reseed",
 ]
@@ -608,6 +610,204 @@ class DropConnect(Layer):
         dx, dweight = functional.drop_connect_backward(grad, x, weight, self.mask)
         real = np.float64 if dx.dtype == np.float64 else np.float32
         return dx, dweight, np.asarray(grad).sum(0, dtype=real).astype(dx.dtype)
+
+
+class Zoneout(Layer):
+    """Units of a recurrent network keep the state they had before, at random.
+
+    Parameters
+    ----------
+    p : float, optional
+        Probability that a hidden state keeps its **old** value, in ``[0, 1]``. May be set at any
+        time.
+    p_cell : float, optional
+        That of a cell state, as an LSTM has; None is as p. May be set at any time.
+    rng : as in `Dropout`
+
+    Attributes
+    ----------
+    mask : Mask or tuple of two, or None
+        Recipe of the last forward pass: True where a unit is new. With cell states one for each.
+
+    See Also
+    --------
+    fastdrop.zoneout : the function, with the reference.
+    LockedDropout : drops the same units at all time steps.
+
+    Notes
+    -----
+    `forward` and `backward` take other arguments than those of the other layers. Called at each
+    time step, keep each call's mask, as below. Hidden and cell states have masks of their own, for
+    which a training call takes one position each.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> layer = fd.nn.Zoneout(0.25, p_cell=0.5, rng=0)
+    >>> h = c = np.zeros((2, 4))
+    >>> masks = []
+    >>> for step in (1.0, 2.0, 3.0):
+    ...     (h, c), mask = layer(h + step, h, c + step, c, return_mask=True)
+    ...     masks.append(mask)
+    >>> c
+    array([[1., 0., 5., 5.],
+           [2., 3., 1., 3.]])
+    >>> dh = dc = np.ones((2, 4))
+    >>> for mask in reversed(masks):
+    ...     dh_new, dh_old, dc_new, dc_old = layer.backward(dh, dc, mask=mask)
+    ...     dh, dc = dh_new + dh_old, dc_new + dc_old  # here h + step has the derivative 1 by h
+    >>> bool((dc == 1).all())
+    True
+    """
+
+    p_cell: Setting[float | None] = Setting(None)
+
+    def __init__(self, p: float = 0.5, *, p_cell: float | None = None, rng: Any = None) -> None:
+        self.p_cell = p_cell
+        super().__init__(p, rng=rng)
+
+    def _rule(self, p: float) -> Rule:
+        if self.p_cell is not None:
+            check_p(self.p_cell, "p_cell")
+        return rules.elements(check_p(p), None, "downscale_in_infer")
+
+    def forward(  # type: ignore[override]
+        self,
+        h: ArrayLike,
+        h_before: ArrayLike,
+        c: ArrayLike | None = None,
+        c_before: ArrayLike | None = None,
+        return_mask: bool = False,
+        *,
+        training: bool | None = None,
+    ) -> Any:
+        """Return h with units at their values before; in evaluation the expectation.
+
+        Parameters
+        ----------
+        h : array_like
+            Hidden state after a time step, of any shape.
+        h_before : array_like
+            That before it, of h's shape and dtype.
+        c, c_before : array_like, optional
+            Cell states, both or none; of one shape and dtype.
+        return_mask : bool, optional
+            Whether to return the mask too, or the tuple of both.
+        training : bool, optional
+            As in the other layers.
+
+        Returns
+        -------
+        y : ndarray or tuple of two
+            What h becomes, or h and c.
+        mask : Mask or tuple of two
+            Only with ``return_mask=True``.
+
+        Raises
+        ------
+        TypeError, ValueError, OverflowError
+            As `fastdrop.zoneout`. The layer is then as it was.
+        """
+        if training is None:
+            training = self.training
+        y: Any
+        mask: Any
+        if c is None and c_before is None:
+            y, mask = zone.forward(
+                h, h_before, self.p, training, self._rng, names=("h", "h_before")
+            )
+        elif c is None or c_before is None:
+            missing = "c" if c is None else "c_before"
+            raise TypeError(f"{missing} is missing: cell states are given both, c and c_before")
+        else:
+            cells = zone.as_pair(c, c_before, ("c", "c_before"))  # before a position is taken
+            y, mask = zone.forward(
+                h, h_before, self.p, training, self._rng, names=("h", "h_before")
+            )
+            p_cell = self.p if self.p_cell is None else self.p_cell
+            y_cell, mask_cell = zone.forward(*cells, p_cell, training, self._rng)
+            y, mask = (y, y_cell), (mask, mask_cell)
+        self.mask = mask
+        return (y, mask) if return_mask else y
+
+    def backward(  # type: ignore[override]
+        self,
+        grad: ArrayLike,
+        grad_cell: ArrayLike | None = None,
+        mask: Any = None,
+    ) -> tuple[Array, ...]:
+        """Gradients of a forward pass by the states after and before.
+
+        Parameters
+        ----------
+        grad : array_like
+            Gradient by what h became.
+        grad_cell : array_like, optional
+            Gradient by what c became, where there were cell states.
+        mask : Mask or tuple of two, optional
+            Which forward pass, by default the last.
+
+        Returns
+        -------
+        dh, dh_before : ndarray
+            By h and by h_before.
+        dc, dc_before : ndarray
+            By c and by c_before, where there were cell states.
+
+        Raises
+        ------
+        RuntimeError
+            Before the first forward pass.
+        TypeError, ValueError
+            As `fastdrop.zoneout_backward`; TypeError also where grad_cell is missing or too much.
+        """
+        if mask is None:
+            mask = self.mask
+        if mask is None:
+            raise RuntimeError(NO_MASK)
+        if not isinstance(mask, tuple):
+            if grad_cell is not None:
+                raise TypeError("grad_cell is given, but the forward pass had no cell states")
+            return zone.zoneout_backward(grad, mask)
+        if grad_cell is None:
+            raise TypeError("grad_cell is missing: the forward pass had cell states")
+        of_hidden, of_cell = mask
+        return *zone.zoneout_backward(grad, of_hidden), *zone.zoneout_backward(grad_cell, of_cell)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` needs to go on bit for bit; JSON holds it exactly.
+
+        Returns
+        -------
+        dict
+            As of `Dropout`, and ``p_cell``.
+        """
+        p_cell = None if self.p_cell is None else check_p(self.p_cell, "p_cell")
+        return {**super().state_dict(), "p_cell": p_cell}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state that `state_dict` returned.
+
+        Parameters
+        ----------
+        state : dict
+            Of a layer that came by its generator in the same way.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As of `Dropout`; also where ``p_cell`` is missing or no probability. The layer is then
+            as it was.
+        """
+        p_cell = None
+        if isinstance(state, dict):  # what is none is refused below
+            if "p_cell" not in state:
+                raise ValueError(f"state needs 'p_cell'; it has {sorted(state)}")
+            p_cell = number_in(state["p_cell"])
+        if p_cell is not None:
+            p_cell = check_p(p_cell, "p_cell")
+        super().load_state_dict(state)
+        self.p_cell = p_cell
 
 
 class GaussianDropout(Layer):

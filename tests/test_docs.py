@@ -34,6 +34,9 @@ MODULES = [
     threads,
     variational,
 ]
+from fastdrop import config, functional, generator, mask, montecarlo, nn, noise, threads, zone
+
+MODULES = [config, functional, generator, mask, montecarlo, nn, noise, threads, zone]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)

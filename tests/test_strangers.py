@@ -17,6 +17,12 @@ import fastdrop as fd
 X = np.arange(1, 25, dtype=np.float32).reshape(2, 3, 4)
 ROWS = X[0]
 
+
+def nothing(x):
+    """Zeros of x's shape, of no memory: a state before."""
+    return np.broadcast_to(np.float32(0), np.shape(x))
+
+
 # every function of the family on an array that it takes, as f(x, **options); p is its rate
 FUNCTIONS = {
     "dropout": lambda x, p=0.5, **o: fd.dropout(x, p, **o),
@@ -33,6 +39,7 @@ FUNCTIONS = {
     "dropout_add": lambda x, p=0.5, **o: fd.dropout_add(x, x, p, **o),
     "relu_dropout": lambda x, p=0.5, **o: fd.relu_dropout(x, p, **o),
     "drop_connect": lambda x, p=0.5, **o: fd.drop_connect(x[0], x[0].T, p, **o),
+    "zoneout": lambda x, p=0.5, **o: fd.zoneout(x, nothing(x), p, **o),
 }
 LAYERS = {
     name: getattr(fd.nn, name)
@@ -48,6 +55,8 @@ def forward(layer, x=X, **options):
         return layer(x, x, **options)
     if issubclass(kind, fd.nn.DropConnect | fd.nn.VariationalDropout):
         return layer(x[0], x[0].T, **options)
+    if issubclass(kind, fd.nn.Zoneout):
+        return layer(x, nothing(x), **options)
     if issubclass(kind, fd.nn.EmbeddingDropout | fd.nn.WeightDropout):
         return layer(x[0], **options)
     axes = {fd.nn.Dropout2d: (..., None), fd.nn.Dropout3d: (..., None, None)}.get(kind, ())
@@ -436,6 +445,8 @@ def test_the_default_generator_has_a_name():
         ("LockedDropout", {"time_axis": 0.0}),
         ("DropPath", {"scale_by_keep": "no"}),
         ("DropPath", {"scale_by_keep": None}),
+        ("Zoneout", {"p_cell": 1.5}),
+        ("Zoneout", {"p_cell": "a"}),
     ],
 )
 def test_constructors_refuse_what_cannot_be_right(kind, options):
