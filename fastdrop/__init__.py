@@ -17,6 +17,7 @@ from fastdrop.config import (
     show_config,
     version,
 )
+from fastdrop.dropblock import BlockMask, dropblock2d
 from fastdrop.functional import (
     alpha_dropout,
     drop_connect,
@@ -51,6 +52,7 @@ from fastdrop.zone import zoneout, zoneout_backward
 __version__ = version()
 
 __all__ = [
+    "BlockMask",
     "Generator",
     "Mask",
     "Noise",
@@ -63,6 +65,7 @@ __all__ = [
     "drop_connect",
     "drop_connect_backward",
     "drop_path",
+    "dropblock2d",
     "dropout",
     "dropout1d",
     "dropout2d",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastdrop import functional, rules, zone
+from fastdrop import dropblock, functional, rules, zone
 from fastdrop.arrays import Array
 from fastdrop.concrete import ConcreteDropout
 from fastdrop.generator import Generator, as_source
@@ -22,6 +22,7 @@ from fastdrop.variational import VariationalDropout
 __all__ = [
     "AlphaDropout",
     "ConcreteDropout",
+    "DropBlock2d",
     "DropConnect",
     "DropPath",
     "Dropout",
@@ -507,6 +508,120 @@ class WeightDropout(Layer):
 
     def _rule(self, p: float) -> Rule:
         return rules.elements(p, None, "upscale_in_train")
+
+
+class DropBlock2d(Layer):
+    """Dropout of square blocks of feature maps.
+
+    Parameters
+    ----------
+    p : float, optional
+        Share of a map that the blocks cover, in ``[0, 1]``, overlaps counted twice. May be set at
+        any time: the paper's rate rises from 0, ``layer.p = p * min(1, step / steps)`` at each
+        step.
+    block_size : int, optional
+        Side of the blocks, at most that of the map.
+    border : {"whole", "clipped"}, optional
+        Where a block may lie: on the map with all of it, as in the paper, or about any element.
+    batchwise : bool, optional
+        Whether all examples have the same blocks.
+    data_format, rng : as in `Dropout2d`
+
+    Attributes
+    ----------
+    mask : BlockMask or None
+        Recipe of the last forward pass.
+
+    See Also
+    --------
+    fastdrop.dropblock2d : the function, with the reference, and all about the border.
+
+    Notes
+    -----
+    Inputs have shape (N, C, H, W), or with channels last (N, H, W, C).
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> layer = fd.nn.DropBlock2d(0.1, 3, rng=0)
+    >>> y = layer(np.ones((2, 3, 8, 8)))
+    >>> bool((layer.backward(np.ones((2, 3, 8, 8))) == y).all())
+    True
+    >>> round(float(y.mean()), 6)
+    1.0
+    """
+
+    block_size: Setting[int] = Setting(7)
+    border: Setting[str] = Setting("whole")
+    batchwise: Setting[bool] = Setting(False)
+    data_format: Setting[str] = Setting("channels_first")
+
+    def __init__(
+        self,
+        p: float = 0.1,
+        block_size: int = 7,
+        *,
+        border: str = "whole",
+        batchwise: bool = False,
+        data_format: str = "channels_first",
+        rng: Any = None,
+    ) -> None:
+        self.block_size = block_size
+        self.border = border
+        self.batchwise = batchwise
+        self.data_format = data_format
+        super().__init__(p, rng=rng)
+
+    def _rule(self, p: float) -> Rule:
+        return dropblock.rule_of(p, self.block_size, self.border, self.batchwise, self.data_format)
+
+    def forward(
+        self,
+        x: ArrayLike,
+        out: Array | None = None,
+        return_mask: bool = False,
+        *,
+        training: bool | None = None,
+    ) -> Any:
+        """Drop blocks; remember where they were.
+
+        Parameters
+        ----------
+        x : array_like
+            Shape (N, C, H, W), or with channels last (N, H, W, C).
+        out : ndarray, optional
+            Where to put the result, see `dropout`.
+        return_mask : bool, optional
+            Whether to return the mask too.
+        training : bool, optional
+            As in the other layers.
+
+        Returns
+        -------
+        y : ndarray
+            Of x's shape and dtype. In evaluation x itself.
+        mask : BlockMask
+            Only with ``return_mask=True``.
+
+        Raises
+        ------
+        TypeError, ValueError, OverflowError
+            As `fastdrop.dropblock2d`. The layer is then as it was.
+        """
+        y, mask = dropblock.dropblock2d(
+            x,
+            self.p,
+            self.block_size,
+            border=self.border,
+            batchwise=self.batchwise,
+            training=self.training if training is None else training,
+            rng=self._rng,
+            data_format=self.data_format,
+            out=out,
+            return_mask=True,
+        )
+        self.mask = mask
+        return (y, mask) if return_mask else y
 
 
 class DropConnect(Layer):

@@ -12,6 +12,8 @@ import fastdrop as fd
 from fastdrop import (
     concrete,
     config,
+    config,
+    dropblock,
     functional,
     generator,
     mask,
@@ -35,8 +37,10 @@ MODULES = [
     variational,
 ]
 from fastdrop import config, functional, generator, mask, montecarlo, nn, noise, threads, zone
+    zone,
+)
 
-MODULES = [config, functional, generator, mask, montecarlo, nn, noise, threads, zone]
+MODULES = [config, dropblock, functional, generator, mask, montecarlo, nn, noise, threads, zone]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)

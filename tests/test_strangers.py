@@ -39,6 +39,7 @@ FUNCTIONS = {
     "dropout_add": lambda x, p=0.5, **o: fd.dropout_add(x, x, p, **o),
     "relu_dropout": lambda x, p=0.5, **o: fd.relu_dropout(x, p, **o),
     "drop_connect": lambda x, p=0.5, **o: fd.drop_connect(x[0], x[0].T, p, **o),
+    "dropblock2d": lambda x, p=0.5, **o: fd.dropblock2d(x[None], p, 2, **o),
     "zoneout": lambda x, p=0.5, **o: fd.zoneout(x, nothing(x), p, **o),
 }
 LAYERS = {
@@ -59,6 +60,9 @@ def forward(layer, x=X, **options):
         return layer(x, nothing(x), **options)
     if issubclass(kind, fd.nn.EmbeddingDropout | fd.nn.WeightDropout):
         return layer(x[0], **options)
+    if issubclass(kind, fd.nn.DropBlock2d):
+        layer.block_size = 2  # the maps are 3 x 4
+        return layer(x[None], **options)
     axes = {fd.nn.Dropout2d: (..., None), fd.nn.Dropout3d: (..., None, None)}.get(kind, ())
     return layer(x[axes], **options)
 
@@ -445,6 +449,12 @@ def test_the_default_generator_has_a_name():
         ("LockedDropout", {"time_axis": 0.0}),
         ("DropPath", {"scale_by_keep": "no"}),
         ("DropPath", {"scale_by_keep": None}),
+        ("DropBlock2d", {"block_size": 0}),
+        ("DropBlock2d", {"block_size": 2.0}),
+        ("DropBlock2d", {"block_size": True}),
+        ("DropBlock2d", {"border": "valid"}),
+        ("DropBlock2d", {"batchwise": "no"}),
+        ("DropBlock2d", {"data_format": "NCHW"}),
         ("Zoneout", {"p_cell": 1.5}),
         ("Zoneout", {"p_cell": "a"}),
     ],
