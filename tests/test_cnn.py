@@ -85,13 +85,31 @@ def test_pooling_takes_the_largest_and_leaves_odd_edges_out(cnn):
     np.testing.assert_array_equal(grad, want)  # of four 7s one gets it all
 
 
-@pytest.mark.parametrize("kind", ["no dropout", "element dropout", "channel dropout"])
+def settings_of(cnn, kind):
+    return cnn.ORDERS[kind] if kind in cnn.ORDERS else {"dropout": cnn.KINDS[kind]}
+
+
+KINDS = ["no dropout", "element dropout", "channel dropout"]
+ORDERS = [
+    "batch norm alone",
+    "dropout alone",
+    "dropout, norm",
+    "norm, dropout",
+    "norm, dropout last",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS + ORDERS)
 def test_gradients_are_those_of_finite_differences(cnn, kind):
+    assert [*cnn.KINDS, *cnn.ORDERS] == KINDS + ORDERS
     rng = np.random.default_rng(1)
     x, labels = rng.random((2, 14, 14, 1)), np.array([3, 8])
     net = cnn.ConvNet(
-        rng, dropout=cnn.KINDS[kind], rate=0.5, dropout_rng=2, dtype="float64", size=14
+        rng, **settings_of(cnn, kind), rate=0.5, dropout_rng=2, dtype="float64", size=14
     )
+    for norm in net.batch_norms():  # not at the values where they would not be seen
+        norm.weight[:] = rng.uniform(0.5, 2, norm.weight.shape)
+        norm.bias[:] = rng.standard_normal(norm.bias.shape)
     masks = net.generator.state
 
     def loss_and_grad():
@@ -115,8 +133,53 @@ def test_gradients_are_those_of_finite_differences(cnn, kind):
             below, _ = loss_and_grad()
             weight[index] = saved
             differences.append((above - below) / (2 * step))
-        assert np.any(differences)
+        # what batch norm takes away again, the bias of the convolution before it, has no gradient
+        taken = bool(net.batch_norms()) and any(weight is b for b in biases(cnn, net))
+        if not (taken and np.allclose(differences, 0, atol=1e-8)):
+            assert np.any(differences)
         np.testing.assert_allclose(gradient[chosen], differences, rtol=1e-5, atol=1e-8)
+
+
+def biases(cnn, net):
+    return [layer.bias for layer in net.of_kind(cnn.Convolution)]
+
+
+def test_batch_norm_by_its_definition(cnn):
+    rng = np.random.default_rng(0)
+    x, grad = rng.normal(3, 2, (6, 4, 5, 3)), rng.standard_normal((6, 4, 5, 3))
+    norm = cnn.BatchNorm(3, "float64")
+    norm.weight[:], norm.bias[:] = rng.uniform(0.5, 2, 3), rng.standard_normal(3)
+    y = norm.forward(x)
+    np.testing.assert_allclose(y.mean((0, 1, 2)), norm.bias)
+    np.testing.assert_allclose(y.std((0, 1, 2)), norm.weight, rtol=1e-5)
+    np.testing.assert_allclose(norm.mean, 0.1 * x.mean((0, 1, 2)))
+    np.testing.assert_allclose(norm.variance, 0.9 + 0.1 * x.var((0, 1, 2)))
+    dx = norm.backward(grad)
+    dweight, dbias = norm.weight_grad, norm.bias_grad
+
+    def loss(x):
+        return (grad * norm.forward(x)).sum()
+
+    for at in [tuple(rng.integers(x.shape)) for _ in range(25)]:
+        step = np.zeros_like(x)
+        step[at] = 1e-5
+        slope = (loss(x + step) - loss(x - step)) / 2e-5
+        assert slope == pytest.approx(dx[at], abs=1e-7)
+    for parameter, gradient in ((norm.weight, dweight), (norm.bias, dbias)):
+        for k in range(3):
+            saved = parameter[k]
+            parameter[k] = saved + 1e-5
+            above = loss(x)
+            parameter[k] = saved - 1e-5
+            below = loss(x)
+            parameter[k] = saved
+            assert (above - below) / 2e-5 == pytest.approx(gradient[k], abs=1e-6)
+    norm.training = False
+    mean, variance = norm.mean.copy(), norm.variance.copy()
+    want = (x - mean) / np.sqrt(variance + 1e-5) * norm.weight + norm.bias
+    np.testing.assert_allclose(norm.forward(x), want)
+    np.testing.assert_array_equal(norm.mean, mean)  # evaluation saves nothing
+    np.testing.assert_array_equal(norm.variance, variance)
 
 
 # ---- the kinds of dropout ------------------------------------------------------------------------
@@ -138,6 +201,43 @@ def test_each_kind_drops_after_each_block_what_its_name_says(cnn):
         np.testing.assert_array_equal(net.train(False).forward(x), net.forward(x))
         assert net.generator.position == before
     assert not cnn.ConvNet(np.random.default_rng(0)).dropouts()
+
+
+def test_each_order_is_what_its_name_says(cnn):
+    before, norm, after = "Dropout", "BatchNorm", "Dropout"
+    block = ["Convolution", "ReLU", "MaxPool"]
+    normed = [block[0], norm, *block[1:]]
+    rest = ["Flatten", "Dense", "ReLU", "Dense"]
+    want = {
+        "batch norm alone": normed + normed,
+        "dropout alone": [*block, after] * 2,
+        "dropout, norm": [block[0], before, norm, *block[1:]] * 2,
+        "norm, dropout": [*normed, after] * 2,
+        "norm, dropout last": [*normed, *normed, after],
+    }
+    for kind, layers in want.items():
+        net = cnn.ConvNet(np.random.default_rng(0), **cnn.ORDERS[kind], rate=0.5, dropout_rng=0)
+        assert [type(layer).__name__ for layer in net.layers] == layers + rest
+        net.train(False)
+        assert not any(layer.training for layer in net.dropouts() + net.batch_norms())
+
+
+def test_variance_shifts_where_dropout_comes_before_batch_norm(cnn, folder):
+    """By about the variance that dropout adds: (1-p) of it where the mean is 0 (Li et al. 2018)."""
+    data = cnn.load(folder)
+    args = cnn.read_arguments(["--epochs", "10", "--batch-size", "10", "--rate", "0.5"])
+    shifts = {}
+    for kind in cnn.ORDERS:
+        net, _, _, _ = cnn.run(kind, data, args, seed=0)
+        shifts[kind] = cnn.variance_shifts(net, data[0])
+        assert all(layer.training for layer in net.batch_norms())
+    assert shifts["dropout alone"].shape == (0,)
+    for kind in ("batch norm alone", "norm, dropout last"):
+        np.testing.assert_allclose(shifts[kind], 1, atol=0.15)
+    assert np.all(shifts["dropout, norm"] < 0.7)
+    first, second = shifts["norm, dropout"]
+    assert first == pytest.approx(1, abs=0.15)
+    assert second < 0.85  # its own dropout is behind it, but that of the block before is not
 
 
 def test_all_kinds_start_from_the_same_weights_and_see_the_same_batches(cnn, folder):
@@ -175,6 +275,25 @@ def test_output_repeats(cnn, folder, tmp_path, capsys):
         "gap, in points",
     ]
     assert lines[-1] == f"picture: {(tmp_path / 'cnn.png').resolve()}"
+
+
+def test_orders_of_batch_norm(cnn, folder, tmp_path, capsys):
+    outs = []
+    for _ in range(2):
+        assert cnn.main([*small(folder, tmp_path, "--seeds", "1"), "--batch-norm"]) == 0
+        out, _ = capsys.readouterr()
+        outs.append([line for line in out.splitlines() if not line.startswith("seconds")])
+    assert outs[0] == outs[1]
+    assert "dropout 0.25 and batch norm:" in outs[0][0]
+    for name in cnn.ORDERS:
+        assert name in outs[0][2]
+    first, second = outs[0][7:9]
+    assert first.startswith("variance shift, norm 1")
+    assert second.startswith("variance shift, norm 2")
+    cells = first.split()[4:]
+    assert cells[1] == "-"
+    assert float(cells[2]) < 1
+    assert (tmp_path / "cnn.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_seed_and_every_option_count(cnn, folder):
