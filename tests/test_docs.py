@@ -12,6 +12,21 @@ import fastdrop as fd
 from fastdrop import (
     concrete,
     config,
+    dropblock,
+    functional,
+    generator,
+    mask,
+    montecarlo,
+    nn,
+    noise,
+    ratesmask,
+    threads,
+    variational,
+    zone,
+)
+
+MODULES = [
+    concrete,
     config,
     dropblock,
     functional,
@@ -20,27 +35,11 @@ from fastdrop import (
     montecarlo,
     nn,
     noise,
+    ratesmask,
     threads,
     variational,
-)
-
-MODULES = [
-    concrete,
-    config,
-    functional,
-    generator,
-    mask,
-    montecarlo,
-    nn,
-    noise,
-    threads,
-    variational,
-]
-from fastdrop import config, functional, generator, mask, montecarlo, nn, noise, threads, zone
     zone,
-)
-
-MODULES = [config, dropblock, functional, generator, mask, montecarlo, nn, noise, threads, zone]
+]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)
