@@ -21,7 +21,7 @@ Array = NDArray[Any]
 
 cpdef cnp.ndarray as_input(x, str name):
     """Return an input as an array of a dtype that the kernels have; its layout is left as it is."""
-    cdef cnp.ndarray array = x if type(x) is cnp.ndarray else _as_array(x, name)
+    cdef cnp.ndarray array = x if type(x) is cnp.ndarray else read_array(x, name)
     if dtype_of(array) == FD_DTYPES:
         raise TypeError(
             f"{name} has dtype {array.dtype}; fastdrop takes float16, bfloat16, float32 and float64: "
@@ -132,7 +132,7 @@ def _remedy(x, dtype, name):
     return f"convert it, as in {convert}"
 
 
-def _as_array(x, name):
+def read_array(x, name):
     """Return an array of what is none, or say what to do instead."""
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(

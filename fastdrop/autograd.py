@@ -12,6 +12,7 @@ from typing import Any, Literal, overload
 import numpy as np
 from autograd.extend import defjvp, defvjp, primitive
 from autograd.tracer import getval, isbox
+from numpy.typing import ArrayLike
 
 from fastdrop import rules
 from fastdrop.arrays import Array, as_input
@@ -32,7 +33,7 @@ __all__ = [
 @overload
 def dropout(
     x: Any,
-    p: float = ...,
+    p: ArrayLike = ...,
     *,
     training: bool = ...,
     rng: Any = ...,
@@ -43,7 +44,7 @@ def dropout(
 @overload
 def dropout(
     x: Any,
-    p: float = ...,
+    p: ArrayLike = ...,
     *,
     training: bool = ...,
     rng: Any = ...,
@@ -53,7 +54,7 @@ def dropout(
 ) -> tuple[Any, Mask]: ...
 def dropout(
     x: Any,
-    p: float = 0.5,
+    p: ArrayLike = 0.5,
     *,
     training: bool = True,
     rng: Any = None,
@@ -69,8 +70,8 @@ def dropout(
     ----------
     x : array_like or autograd's box of one
         float16, float32 or float64, of any shape.
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``.
+    p : float or array_like, optional
+        Probability of **dropping**, in ``[0, 1]``; or an array of such that broadcasts to x.
     training : bool, optional
         Whether to drop.
     rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional

@@ -15,6 +15,7 @@ import dask.array as da
 import numpy as np
 from dask.array.utils import meta_from_array
 from dask.layers import ArrayBlockwiseDep
+from numpy.typing import ArrayLike
 
 from fastdrop import rules
 from fastdrop.arrays import Array, as_input
@@ -36,7 +37,7 @@ __all__ = [
 @overload
 def dropout(
     x: da.Array,
-    p: float = ...,
+    p: ArrayLike = ...,
     *,
     training: bool = ...,
     rng: Any = ...,
@@ -47,7 +48,7 @@ def dropout(
 @overload
 def dropout(
     x: da.Array,
-    p: float = ...,
+    p: ArrayLike = ...,
     *,
     training: bool = ...,
     rng: Any = ...,
@@ -57,7 +58,7 @@ def dropout(
 ) -> tuple[da.Array, Mask]: ...
 def dropout(
     x: da.Array,
-    p: float = 0.5,
+    p: ArrayLike = 0.5,
     *,
     training: bool = True,
     rng: Any = None,
@@ -73,8 +74,8 @@ def dropout(
     ----------
     x : dask.array.Array
         Of NumPy blocks of float16, bfloat16, float32 or float64, of known shape.
-    p : float, optional
-        Probability of **dropping**, in ``[0, 1]``.
+    p : float or array_like, optional
+        Probability of **dropping**, in ``[0, 1]``; or an array of such that broadcasts to x.
     training : bool, optional
         Whether to drop.
     rng : fastdrop.Generator, int, SeedSequence, numpy.random.Generator or None, optional

@@ -120,8 +120,8 @@ def dropout(
     y : ndarray
         Of x's shape and dtype, C-contiguous unless it is `out` (or x); 0-d where x is a scalar.
     mask : Mask
-        Only with ``return_mask=True``. In inference it keeps everything. A `RatesMask` where p is
-        an array.
+        Only with ``return_mask=True``. In inference it keeps everything. Where p is an array, a
+        `RatesMask` in training.
 
     Raises
     ------

@@ -109,7 +109,7 @@ cdef tuple forward(fd_fusion op, x, beside, p, bias, training, rng, out):
     for axis in range(ndim):
         dims[axis] = cnp.PyArray_DIM(array, axis)
     cdef uint64_t columns = dims[ndim - 1] if ndim else 1
-    cdef fd_dtype result = dtype_of(array)
+    cdef fd_dtype kind = dtype_of(array), result = kind
     if op == FD_FUSED_RESIDUAL:
         rows = as_input(beside, "residual")
         if widens(result, FD_F32):
@@ -132,6 +132,12 @@ cdef tuple forward(fd_fusion op, x, beside, p, bias, training, rng, out):
     mask.check_still_fits(target)
     if rows is not None:
         mask.check_still_fits(rows)
+    if row is not None:
+        row = as_plain(row if dtype_of(row) == result else row.astype(target.dtype))
+    if dtype_of(array) != kind or dtype_of(target) != result or (
+        rows is not None and dtype_of(rows) != result
+    ):
+        raise RuntimeError("an array changed its dtype during the call")
     cdef Job job
     cdef void *repeated = NULL
     start(&job, op, target, array, rows)
@@ -140,7 +146,6 @@ cdef tuple forward(fd_fusion op, x, beside, p, bias, training, rng, out):
     if row is None:
         job.fused.period, job.fused.bias = FD_MAX_STEP, negative_zeros(job.dtype)
     else:
-        row = as_plain(row if dtype_of(row) == result else row.astype(target.dtype))
         job.fused.period = period_of(columns)
         repeated = repeat(row, job.fused.period + FD_MAX_STEP)
         if repeated == NULL:
@@ -254,10 +259,13 @@ cdef object narrower(cnp.ndarray grad, dtype, out):
     """Return the dtype of the gradient by x, where ``dtype`` or ``out`` says that it is not grad's."""
     if dtype is None and not isinstance(out, np.ndarray):
         return None
-    wanted = np.dtype(out.dtype if dtype is None else dtype).newbyteorder("=")
+    try:
+        wanted = np.dtype(out.dtype if dtype is None else dtype).newbyteorder("=")
+    except TypeError:
+        raise TypeError(f"dtype={dtype!r} is none") from None
     if wanted == grad.dtype.newbyteorder("="):
         return None
-    if dtype_of(grad) == FD_F32 and widens(dtype_of(np.empty(0, wanted)), FD_F32):
+    if dtype_of(grad) == FD_F32 and wanted.name in ("float16", "bfloat16"):
         return wanted
     if dtype is None:
         return None  # which target_for refuses
@@ -271,6 +279,7 @@ cpdef tuple add_backward(grad, mask, out, dtype):
         raise TypeError(f"mask must be a Mask, not {type(mask).__name__}")
     cdef Mask recipe = mask
     cdef cnp.ndarray array = as_input(grad, "grad")
+    kind = narrower(array, dtype, out)
     if (<object>array).shape != mask.shape:
         raise ValueError(f"grad has shape {(<object>array).shape}; the mask is for {mask.shape}")
     cdef int axis, ndim = recipe.ndim
@@ -282,8 +291,10 @@ cpdef tuple add_backward(grad, mask, out, dtype):
             )
         size *= recipe.sizes[axis]
     array = as_plain(array)
-    cdef cnp.ndarray target = target_for(array, out, narrower(array, dtype, out))
+    cdef cnp.ndarray target = target_for(array, out, kind)
     array = apart(array, target)
+    recipe.check_still_fits(array)
+    recipe.check_still_fits(target)
     cdef Job job
     start(&job, FD_FUSED_BIAS_GRAD, target, array, None)
     keep_by(&job, recipe)

@@ -1,7 +1,10 @@
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
+
+from numpy.typing import ArrayLike, NDArray
 
 from fastdrop.mask import Mask
+from fastdrop.ratesmask import RatesMask
 
 class Generator:
     def __init__(self, seed: Any = None, *, position: int = 0) -> None: ...
@@ -13,6 +16,7 @@ class Generator:
     def state(self) -> dict[str, int]: ...
     @state.setter
     def state(self, state: dict[str, int]) -> None: ...
+    @overload
     def mask(
         self,
         shape: int | Sequence[int],
@@ -22,6 +26,16 @@ class Generator:
         scale: float | None = None,
         mode: str = "upscale_in_train",
     ) -> Mask: ...
+    @overload
+    def mask(
+        self,
+        shape: int | Sequence[int],
+        p: NDArray[Any] | Sequence[Any],
+        *,
+        noise_shape: int | Sequence[int | None] | None = None,
+        scale: ArrayLike | None = None,
+        mode: str = "upscale_in_train",
+    ) -> RatesMask: ...
     def spawn(self, n: int) -> list[Generator]: ...
 
 def as_source(rng: Any) -> Any: ...

@@ -240,7 +240,9 @@ cdef int start_workers(int n) except -1:
 
 cdef double bytes_of_work(const Job *job) noexcept nogil:
     """Bytes that an element counts as: those of output, but bits are few for the work that they are."""
-    return 1.0 if job.kernel == bits else item_bytes(job.dtype)
+    if job.kernel in (bits, bits_by_runs, bits_by_elements):
+        return 1.0
+    return item_bytes(job.dtype)
 
 
 cdef int threads_for(double n_bytes) except -1:

@@ -418,7 +418,8 @@ cdef class ReLULayer(Layer):
         out : ndarray, optional
             Where to put the gradient by x; ``out=grad`` works in place.
         y : ndarray, optional
-            Output of another forward pass at the same rate, by default of the last.
+            Output of another forward pass at the rate and in the mode of the last one, by default
+            its own.
 
         Returns
         -------
@@ -435,7 +436,13 @@ cdef class ReLULayer(Layer):
             mask, y = self.mask, self.y if y is None else y
         if mask is None or y is None:
             raise RuntimeError(NO_OUTPUT)
+        if not isinstance(mask, Mask):
+            raise TypeError(f"the layer's mask must be a Mask, not {type(mask).__name__}")
         return relu_backward(grad, y, (<Mask>mask).scale_, out)
+
+    def __setstate__(self, state):
+        Layer.__setstate__(self, state)
+        self.y = None
 
 
 def _new(kind):

@@ -5,8 +5,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop.mask import Decisions
 
-LONG_RUN: int
-
 class RatesMask(Decisions):
     def __init__(
         self,

@@ -14,7 +14,8 @@ from fastdrop.kernels cimport (
     FD_F64, FD_MAX_NDIM, FD_TILE, Job, bits_by_elements, bits_by_runs, by_elements, by_runs,
     dtype_of, run,
 )
-from fastdrop.rates cimport scale_of
+from fastdrop.arrays import read_array
+from fastdrop.rates cimport as_real
 from fastdrop.recipe cimport Recipe, as_int, as_shape, read_noise_shape, read_window
 
 cnp.import_array()
@@ -30,8 +31,9 @@ cdef class RatesMask(Decisions):
 
     A dropout mask with an array of rates: for each row, channel, unit or element its own.
 
-    Made by `Generator.mask` or returned by `dropout` where p is an array; immutable; a `Mask` in all
-    that it does, but it holds its rates, so that it is as large as they are.
+    Made by `Generator.mask` or returned by `dropout` where p is an array; immutable. It applies to
+    arrays, has a gradient, is indexed and saved as a `Mask` is, but it holds its rates, so that it is
+    as large as they are, and what needs one rate (`dropout_add_backward`) refuses it.
 
     Parameters
     ----------
@@ -55,10 +57,11 @@ cdef class RatesMask(Decisions):
     -----
     Element ``i`` is dropped iff its 40-bit uniform number, that of `Mask`, is less than
     ``round(p[i] * 2**40)``: where all rates are equal the mask is that of `Mask`, and raising a rate
-    only drops more. Rates that are constant over some thousand elements, as those of rows or images
-    are, cost 1.1 to 1.7 times what one rate does, over 512 elements 3 times; a rate for each unit 7 to 10
-    times, one for each element 13, since each number is compared by itself: that is half of what NumPy's
-    random numbers cost (AVX-512, float32).
+    only drops more. Rates that are constant over a thousand elements, as those of rows or images are,
+    cost 1.2 to 1.7 times what one rate does, over 512 elements 2 to 4 times; a rate for each unit 5 to
+    11 times, one for each element 8 to 15, since each number is compared by itself: that is half of
+    what NumPy's random numbers cost (AVX-512, float32). Rates of rows of less than 128 elements are
+    copied at each call, 8 bytes an element.
 
     **Compatibility guarantee.** As for `Generator`.
 
@@ -94,14 +97,12 @@ cdef class RatesMask(Decisions):
     cdef int set_rates(self, cnp.ndarray rates, scales) except -1:
         """Take rates that were checked, and scales or None, to be broadcast against the axes."""
         self.rates = fitted(rates, "p", self.shape, self.strides())
-        self.rates.flags.writeable = False
         self.scales = None
         if scales is not None:
-            given = np.array(scales, np.float64)
+            given = reals(scales, "scale")
             if not np.isfinite(given).all():
                 raise ValueError("scale must be finite")
             self.scales = fitted(given, "scale", self.shape, None)
-            self.scales.flags.writeable = False
         return 0
 
     @classmethod
@@ -120,16 +121,20 @@ cdef class RatesMask(Decisions):
     @property
     def p(self):
         """Probabilities of dropping: a read-only array that broadcasts to the shape."""
-        return self.rates
+        return self.rates.view()  # which cannot be made writable
 
     @property
     def scale(self):
         """What kept elements are multiplied by: an array that broadcasts to the shape."""
         if self.scales is not None:
-            return self.scales
-        return np.array([scale_of(rate) for rate in self.rates.flat]).reshape(self.p.shape)
+            return self.scales.view()
+        kept = self.p < 1 - 2.0**-41  # the others round to 1: nothing is kept, nor ever scaled
+        return np.divide(1.0, 1.0 - self.p, out=np.zeros(self.p.shape), where=kept)
 
     # ---- application -----------------------------------------------------------------------------
+
+    cdef int prepare(self, Job *job, bint derivative) except -1:
+        raise TypeError("a mask with an array of rates applies to arrays of NumPy's alone")
 
     cdef int run_on(self, cnp.ndarray y, cnp.ndarray x, bint derivative) except -1:
         cdef Job job
@@ -181,10 +186,10 @@ cdef class RatesMask(Decisions):
     # ---- windows and saving ----------------------------------------------------------------------
 
     def __getitem__(self, key):
-        cdef RatesMask window = Recipe.__getitem__(self, key)
-        shape = self.shape
-        window.rates = cut(self.rates, shape, key)
-        window.scales = None if self.scales is None else cut(self.scales, shape, key)
+        cdef list keys = self.keys(key)
+        cdef RatesMask window = Recipe.__getitem__(self, tuple(keys))
+        window.rates = cut(self.rates, keys)
+        window.scales = None if self.scales is None else cut(self.scales, keys)
         return window
 
     def to_dict(self):
@@ -212,6 +217,8 @@ cdef class RatesMask(Decisions):
             If ``d`` is not such a dict, or is of an unknown stream.
         """
         first, shape, strides = read_window(d, cls._fields, "mask")
+        if "fill" in d:
+            raise ValueError("the mask is a Mask, not a RatesMask: say Mask.from_dict")
         fields = as_int(d["seed"], "seed"), as_int(d["position"], "position"), None, None
         cdef RatesMask mask = cls._of(fields, first, shape, strides)
         mask.set_rates(check_rates(d["p"]), d["scale"])
@@ -240,20 +247,30 @@ cdef class RatesMask(Decisions):
 
 cdef bint is_array(p) except -1:
     """Whether a rate is an array of rates; one without axes is a number."""
+    if type(p) is float or type(p) is int:
+        return False
     if isinstance(p, cnp.ndarray):
         return cnp.PyArray_NDIM(p) > 0
-    return isinstance(p, (list, tuple))
+    return isinstance(p, (list, tuple)) or (hasattr(p, "__array__") and getattr(p, "ndim", 0) > 0)
+
+
+cdef cnp.ndarray reals(value, str name):
+    """Return an array of real numbers as a new plain one of float64, or say what is wrong with it."""
+    if not is_array(value) and not isinstance(value, np.ndarray):
+        value = np.array(as_real(value, name))
+    given = value if type(value) is np.ndarray else read_array(value, name)
+    if given.dtype.kind not in "fiu" and given.dtype.name != "bfloat16":
+        remedy = f", as in {name}.astype(np.float64)" if given.dtype.kind == "O" else ""
+        raise TypeError(f"{name} has dtype {given.dtype}; it must be of real numbers{remedy}")
+    made = given.astype(np.float64, order="C", subok=False)
+    made += 0.0  # 0 for -0
+    made.flags.writeable = False  # nor can a view of it be made writable
+    return made
 
 
 cdef cnp.ndarray check_rates(p):
     """Return an array of probabilities as a new float64 array, or say what is wrong with it."""
-    try:
-        given = np.asarray(p)
-    except ValueError as error:
-        raise ValueError(f"p cannot be read as an array of probabilities: {error}") from None
-    if given.dtype.kind not in "fiu" and given.dtype.name != "bfloat16":
-        raise TypeError(f"p has dtype {given.dtype}; probabilities are real numbers in [0, 1]")
-    rates = given.astype(np.float64)
+    rates = reals(p, "p")
     wrong = ~((rates >= 0.0) & (rates <= 1.0))
     if wrong.any():
         at = tuple(map(int, np.argwhere(wrong)[0]))
@@ -276,19 +293,18 @@ cdef cnp.ndarray fitted(cnp.ndarray a, str name, tuple shape, steps):
                 f"{name} has shape {own}, but along axis {axis} noise_shape shares the decisions: {name} "
                 "must be of size 1 there"
             )
-    if a.size == 0:  # nothing to decide
-        return np.zeros((1,) * len(shape))
-    return np.ascontiguousarray(a).reshape(whole)
+    return a.reshape(whole) if a.size else reals(np.zeros((1,) * len(shape)), name)
 
 
-cdef cnp.ndarray cut(cnp.ndarray a, tuple shape, key):
-    """Return a window of an array that broadcasts to a shape, as small as it is."""
-    view = np.broadcast_to(a, shape)[key]
-    same = [s == 0 or n == 0 for s, n in zip(view.strides, view.shape)]
-    made = np.ascontiguousarray(view[tuple([slice(0, 1) if one else slice(None) for one in same])])
-    made = made.reshape([1 if one else n for one, n in zip(same, view.shape)]) if made.size else (
-        np.zeros((1,) * view.ndim, a.dtype)
-    )
+cdef cnp.ndarray cut(cnp.ndarray a, list keys):
+    """Return a window of an array that broadcasts to the shape that keys are for."""
+    own = tuple([
+        k if n != 1 else slice(None) if isinstance(k, slice) else 0
+        for k, n in zip(keys, (<object>a).shape)
+    ])
+    made = np.array(a[own], order="C")
+    if made.size == 0:  # nothing to decide
+        made = np.zeros((1,) * made.ndim)
     made.flags.writeable = False
     return made
 

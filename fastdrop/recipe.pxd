@@ -25,6 +25,7 @@ cdef class Recipe:
     cdef int set_window(self, first, tuple shape, tuple steps) except -1
     cdef tuple fields(self)
     cdef tuple strides(self)
+    cdef list keys(self, key)
     cdef object times(self, x)
     cdef str remedy(self)
     cdef int prepare(self, Job *job, bint derivative) except -1

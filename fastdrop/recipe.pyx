@@ -268,6 +268,21 @@ cdef class Recipe:
             For any other index, or an int out of range.
         """
         first, old_shape, old_strides = self.first, self.shape, self.strides()
+        keys = self.keys(key)
+        shape, strides = [], []
+        for k, n, stride in zip(keys, old_shape, old_strides, strict=True):
+            if isinstance(k, slice):
+                shape.append(len(range(k.start, k.stop, k.step)))
+                strides.append(stride * k.step)
+                start = min(k.start, max(0, n - 1))  # of an empty slice; stays within the array
+            else:
+                start = k
+            first += start * stride
+        return type(self)._of(self.fields()[:-3], first, tuple(shape), tuple(strides))
+
+    cdef list keys(self, key):
+        """Return an index as an int or a slice without None for each axis, or say why it is none."""
+        old_shape = self.shape
         keys = key if isinstance(key, tuple) else (key,)
         given = len([k for k in keys if k is not Ellipsis])
         if given > len(old_shape) or len(keys) > given + 1:
@@ -279,8 +294,8 @@ cdef class Recipe:
                 break
         whole = (slice(None),) * (len(old_shape) - given)
         keys = keys[:at] + whole + keys[at + 1 :]
-        shape, strides = [], []
-        for axis, (k, n, stride) in enumerate(zip(keys, old_shape, old_strides, strict=True)):
+        found = []
+        for axis, (k, n) in enumerate(zip(keys, old_shape, strict=True)):
             if isinstance(k, slice):
                 try:
                     start, stop, step = k.indices(n)
@@ -288,13 +303,10 @@ cdef class Recipe:
                     raise IndexError(f"axis {axis}: {k!r}: {error}") from None
                 if step < 0:
                     raise IndexError(f"axis {axis}: slices must have a positive step, not {step}")
-                shape.append(len(range(start, stop, step)))
-                strides.append(stride * step)
-                start = min(start, max(0, n - 1))  # of an empty slice; stays within the array
+                found.append(slice(start, stop, step))
             else:
-                start = as_index(k, axis, n)
-            first += start * stride
-        return type(self)._of(self.fields()[:-3], first, tuple(shape), tuple(strides))
+                found.append(as_index(k, axis, n))
+        return found
 
     # ---- saving ----------------------------------------------------------------------------------
 

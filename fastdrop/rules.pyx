@@ -191,7 +191,7 @@ cdef class RatesRule(Rule):
         return not self.downscale
 
     cdef object given_rate(self):
-        return self.rates
+        return self.rates.view()  # which cannot be made writable
 
     cdef Recipe recipe_for(self, int ndim, const cnp.npy_intp *shape, bint training):
         cdef cnp.npy_intp noise[FD_MAX_NDIM]
@@ -235,7 +235,7 @@ cpdef Rule elements(p, noise_shape, mode):
     if is_array(p):
         varied = RatesRule.__new__(RatesRule)
         varied.rates, varied.downscale = check_rates(p), not check_mode(mode)
-        varied.rates.flags.writeable = False
+        varied.rate = math.nan  # for whoever knows one rate alone
         varied.noise_shape = as_noise_shape(noise_shape)
         return varied
     cdef double rate = check_p(p)

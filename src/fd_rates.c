@@ -26,7 +26,7 @@ static void numbers_init(numbers *u, const fd_kernels *k, const fd_stream *strea
 }
 
 /* Swaps what mask has of b with what it has of a, shift bits up. */
-FD_INLINE void swap(uint64_t *a, uint64_t *b, uint64_t mask, int shift) {
+FD_INLINE void swap_bits(uint64_t *a, uint64_t *b, uint64_t mask, int shift) {
     const uint64_t differ = (*a >> shift ^ *b) & mask;
     *b ^= differ, *a ^= differ << shift;
 }
@@ -43,9 +43,10 @@ FD_INLINE uint64_t transposed(uint64_t m) {
 
 /* The bytes of 64 elements from eight words of bits, of which row[7] is the most significant. */
 FD_INLINE void bytes_of(uint8_t *top, uint64_t row[8]) {
-    for (int i = 0; i < 4; i++) swap(&row[i], &row[i + 4], 0x00000000FFFFFFFF, 32);
-    for (int i = 0; i < 8; i += i % 2 ? 3 : 1) swap(&row[i], &row[i + 2], 0x0000FFFF0000FFFF, 16);
-    for (int i = 0; i < 8; i += 2) swap(&row[i], &row[i + 1], 0x00FF00FF00FF00FF, 8);
+    for (int i = 0; i < 4; i++) swap_bits(&row[i], &row[i + 4], 0x00000000FFFFFFFF, 32);
+    for (int i = 0; i < 8; i += i % 2 ? 3 : 1)
+        swap_bits(&row[i], &row[i + 2], 0x0000FFFF0000FFFF, 16);
+    for (int i = 0; i < 8; i += 2) swap_bits(&row[i], &row[i + 1], 0x00FF00FF00FF00FF, 8);
     for (int i = 0; i < 8; i++) {
         const uint64_t bytes = fd_little_endian(transposed(row[i]));
         memcpy(top + 8 * i, &bytes, sizeof bytes);
@@ -132,13 +133,12 @@ static segment next_segment(const cursor *c, uint64_t element, uint64_t n, const
 }
 
 /* The scales of a segment in the compute type. */
-static void scale(void *scales, const segment *s, const fd_rates *rates, int is_double) {
+static void work_out_scales(void *scales, const segment *s, const fd_rates *rates, int is_double) {
     const double *given = rates->scales ? rates->scales + (s->p - rates->p) : NULL;
     double *to = (double *)scales;
     float *to_floats = (float *)scales;
     for (unsigned j = 0; j < s->n; j++) {
-        const double q =
-            1.0 - s->p[j]; /* what is dropped for certain is never scaled: any number */
+        const double q = 1.0 - s->p[j]; /* 0: never scaled, for none is kept */
         const double v = given ? given[j] : 1.0 / (q == 0.0 ? 1.0 : q);
         if (is_double)
             to[j] = v;
@@ -161,7 +161,7 @@ void fd_window_rates(const fd_kernels *k, fd_dtype dtype, const fd_window *w, vo
     while (n) {
         const segment s = next_segment(&c, begin, n, rates);
         decide(keep, &u, &s);
-        scale(scales, &s, rates, dtype == FD_F64);
+        work_out_scales(scales, &s, rates, dtype == FD_F64);
         k->scaled[dtype]((char *)y + begin * item, (const char *)x + begin * item, keep, s.n,
                          scales);
         advance(&c, s.n);

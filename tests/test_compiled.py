@@ -344,6 +344,62 @@ def test_an_array_that_changes_its_shape_during_the_call():
     assert gen.position == 0
 
 
+@pytest.mark.parametrize("kind", ["i4", "f2"])
+@pytest.mark.parametrize("where", ["residual", "bias", "relu"])
+@pytest.mark.filterwarnings("ignore:Setting the dtype")
+def test_an_array_that_changes_its_dtype_during_the_call(kind, where):
+    x = np.ones((4, 6), np.float32)
+
+    class Other:
+        def __init__(self, shape):
+            self.shape = shape
+
+        def __array__(self, dtype=None, copy=None):
+            if kind == "i4":
+                x.dtype = kind
+            else:
+                x.dtype = kind
+                x.shape = (4, 12)
+            return np.ones(self.shape, np.float32)
+
+    gen = fd.Generator(0)
+    calls = {
+        "residual": lambda: fd.dropout_add(x, Other((4, 6)), 0.5, rng=gen),
+        "bias": lambda: fd.dropout_add(x, np.ones((4, 6), "f4"), 0.5, bias=Other(6), rng=gen),
+        "relu": lambda: fd.relu_dropout(x, 0.5, bias=Other(6), rng=gen),
+    }
+    with pytest.raises((RuntimeError, TypeError, ValueError)):
+        calls[where]()
+    assert gen.position == 0
+
+
+def test_a_dtype_that_changes_the_gradient():
+    class Dtype:
+        @property
+        def dtype(self):
+            grad.resize((4, 3), refcheck=False)
+            return np.dtype("f4")
+
+    grad = np.ones((4, 0), np.float32)
+    with pytest.raises((RuntimeError, ValueError)):
+        fd.dropout_add_backward(grad, fd.Mask(0, 0, (4, 0), 0.5), dtype=Dtype())
+
+
+@pytest.mark.parametrize("dtype", ["bogus", np.dtype((np.float16, (2,))), np.int16, object])
+def test_a_dtype_that_is_none_of_the_gradients(dtype):
+    with pytest.raises(TypeError, match="dtype"):
+        fd.dropout_add_backward(X, fd.Mask(0, 0, X.shape, 0.5), dtype=dtype)
+
+
+@pytest.mark.parametrize("mask", ["foo", fd.Noise(0, 0, 3), fd.RatesMask(0, 0, (4, 3), [0.1] * 3)])
+def test_a_layers_mask_that_was_set(mask):
+    layer = nn.ReLUDropout(0.5, rng=0)
+    layer(np.ones((4, 3)))
+    layer.mask = mask
+    with pytest.raises(TypeError, match="the layer's mask must be a Mask"):
+        layer.backward(np.ones((4, 3)))
+
+
 def test_a_layer_that_is_switched_during_the_call():
     class Switching(np.random.RandomState):
         def bytes(self, n):

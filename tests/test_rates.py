@@ -197,7 +197,10 @@ def test_statistics():
         ([True, False, True], TypeError, "p has dtype bool"),
         ([0.1j, 0.2, 0.3], TypeError, "p has dtype complex128"),
         (["a", "b", "c"], TypeError, "p has dtype <U1"),
-        ([[0.1], [0.2, 0.3]], ValueError, "p cannot be read as an array"),
+        ([[0.1], [0.2, 0.3]], TypeError, "p cannot be read as a NumPy array"),
+        (np.ma.array([0.1] * 3, mask=[0, 1, 0]), TypeError, "p is a MaskedArray, whose mask"),
+        (np.array([0.1] * 3, object), TypeError, r"p has dtype object.*p\.astype"),
+        ([None] * 3, TypeError, "p has dtype object"),
     ],
 )
 def test_refuses(p, error, match):
@@ -272,6 +275,61 @@ def test_in_dask_and_autograd(training, mode):
         return (fastdrop.autograd.dropout(x, p, rng=1, **options) ** 2).sum()
 
     np.testing.assert_allclose(autograd.grad(loss)(x), 2 * mask.backward(want))
+
+
+# ---- found by review -----------------------------------------------------------------------------
+
+
+def test_windows_by_0d_ints_and_of_huge_masks():
+    mask = fd.Generator(1).mask((4, 3, 5), [[0.1], [0.5], [0.9]], noise_shape=(None, None, 1))
+    for at in (1, np.array(1), np.int8(-3)):
+        window = mask[at]
+        assert window.p.shape == (3, 1)
+        assert pickle.loads(pickle.dumps(window)) == window == mask[1]
+    huge = fd.RatesMask(0, 0, (2**40, 2**40), [0.5], noise_shape=(1, None))
+    assert huge[:2, :2].p.shape == (1, 1)
+    with pytest.raises(IndexError, match="positive step"):
+        mask[::-1]
+
+
+def test_what_holds_an_array_is_one():
+    class Series:
+        ndim = 1
+
+        def __array__(self, dtype=None, copy=None):
+            return np.array([0.1, 0.2, 0.9])
+
+    x = np.ones((5, 3))
+    want = fd.dropout(x, [0.1, 0.2, 0.9], rng=0)
+    np.testing.assert_array_equal(fd.dropout(x, Series(), rng=0), want)
+    np.testing.assert_array_equal(fd.RatesMask(0, 0, (5, 3), Series()).apply(x), want)
+    np.testing.assert_array_equal(
+        fd.dropout(x, 0.5, rng=0), fd.RatesMask(0, 0, (5, 3), 0.5).apply(x)
+    )
+
+
+@pytest.mark.parametrize("scale", ["2", True, [1, "a", 2], [1j, 1, 1], [[1], [1, 2]], {}, np.nan])
+def test_scales_are_checked(scale):
+    with pytest.raises((TypeError, ValueError), match="scale"):
+        fd.Generator(0).mask((2, 3), [0.1, 0.2, 0.3], scale=scale)
+
+
+def test_a_saved_mask_of_another_kind():
+    alpha = fd.alpha_dropout(np.ones(3), 0.5, rng=0, return_mask=True)[1]
+    with pytest.raises(ValueError, match="the mask is a Mask"):
+        fd.RatesMask.from_dict(alpha.to_dict())
+    with pytest.raises(ValueError, match="lacks"):
+        fd.Mask.from_dict(fd.RatesMask(0, 0, 3, 0.5).to_dict())
+
+
+def test_zeros_are_one_rate_and_rates_stay():
+    a, b = fd.RatesMask(0, 0, 3, [0.0, 0.1, 0.2]), fd.RatesMask(0, 0, 3, [-0.0, 0.1, 0.2])
+    assert a == b
+    assert hash(a) == hash(b)
+    layer = nn.Dropout([0.1, 0.5, 0.9], rng=0)
+    for array in (a.p, layer.p, a[1:].p):
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            array.flags.writeable = True
 
 
 # ---- the numbers themselves ----------------------------------------------------------------------

@@ -619,6 +619,21 @@ def test_an_array_of_rates_is_for_dropout_alone(name):
         FUNCTIONS[name](X, np.array([0.5]), rng=0)
 
 
+@pytest.mark.parametrize("kind", sorted(LAYERS.keys() - {"Dropout"}))
+def test_an_array_of_rates_is_for_the_layer_dropout_alone(kind):
+    rates = np.array([0.5, 0.25, 0.75])
+    with pytest.raises(TypeError, match="must be a real number"):
+        LAYERS[kind](rates, rng=0)
+    layer = LAYERS[kind](0.5, rng=0)
+    rate = "stddev" if kind == "GaussianNoise" else "p"
+    with pytest.raises(TypeError, match="must be a real number"):
+        setattr(layer, rate, rates)
+    if rate in (state := layer.state_dict()):
+        with pytest.raises(TypeError, match="must be a real number"):
+            layer.load_state_dict(state | {rate: [0.5, 0.25, 0.75]})
+    assert getattr(layer, rate) == 0.5
+
+
 def test_errors_name_the_field():
     mask = fd.Mask(0, 0, 3).to_dict()
     for name in ("seed", "position", "p", "scale", "shift", "fill", "first"):
