@@ -247,7 +247,7 @@ cdef class RatesMask(Decisions):
 
 cdef bint is_array(p) except -1:
     """Whether a rate is an array of rates; one without axes is a number."""
-    if type(p) is float or type(p) is int:
+    if isinstance(p, (float, int)):  # numpy.float64 too
         return False
     if isinstance(p, cnp.ndarray):
         return cnp.PyArray_NDIM(p) > 0

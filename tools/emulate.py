@@ -1,6 +1,6 @@
 """Run the C kernels on ISAs and systems that this machine may lack, and under sanitizers.
 
-    python tools/emulate.py [avx512] [neon] [avx2] [baseline] [pool]
+    python tools/emulate.py [--native] [avx512] [neon] [avx2] [baseline] [pool]
 
 For x86-64 Linux, with whichever compilers and emulators there are; the compiled Python module is
 not needed. tests/c/driver.c is built with src/*.c in a temporary folder, and every build has to
@@ -418,11 +418,20 @@ def main() -> int:
         "isa", nargs="*", type=isa_name, help=f"{', '.join(ISAS)}; default: all that can run here"
     )
     parser.add_argument("--src", type=Path, default=ROOT / "src", help="other sources to test")
+    parser.add_argument(
+        "--native",
+        action="store_true",
+        help="nothing under an emulator: gcc's sanitizers, clang, musl",
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="builds at a time")
     args = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # an emulator would leave them here
     isas = args.isa or list(ISAS)
-    builds = [build for build in BUILDS if any(run.isa in isas for run in build.runs)]
+    builds = [
+        build
+        for build in BUILDS
+        if any(run.isa in isas for run in build.runs) and not (args.native and build.emulator)
+    ]
     with ThreadPoolExecutor(args.jobs) as pool:
         outcomes = list(pool.map(lambda build: do_build(build, isas, args.src.resolve()), builds))
     failed = set().union(*(o["failed"] for o in outcomes))
