@@ -277,14 +277,7 @@ static void FD_FN(fd_plain)(void *y, const void *x, uint64_t first, size_t n,
 
 static void FD_FN(fd_affine)(void *y, const void *x, uint64_t first, size_t n,
                              const fd_stream *stream, const fd_values *values, int hints) {
-    if (hints & FD_HINT_BYPASS && n >= FD_ALIGNED_FROM) {
-        FD_FN(fd_apply_any)(y, x, first, n, stream, values, NULL, FD_AFFINE, hints);
-        return;
-    }
-    const FD_FN(fd_call) call = FD_FN(fd_call_init)(y, x, values, NULL);
-    const fd_arrays arrays = FD_FN(fd_arrays_of)(&call);
-    FD_CAT(fd_tiles, FD_ISA)(&call, FD_FN(fd_steps_affine_in_line), &arrays, first, n, stream,
-                             hints & ~FD_HINT_BYPASS);
+    FD_FN(fd_apply_any)(y, x, first, n, stream, values, NULL, FD_AFFINE, hints);
 }
 
 static void FD_FN(fd_given)(void *y, const void *x, const uint64_t *keep, unsigned i, unsigned n,

@@ -19,7 +19,7 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
 RESULTS = TOP / "bench" / "results" / "instructions.json"
-FLAGS = ["-std=c11", "-O3", "-ffp-contract=off"]
+FLAGS = ["-std=c11", "-O2", "-ffp-contract=off"]
 ISAS = ["baseline", "avx2"]
 KERNELS = ["f16", "bf16", "f32", "f64", "bits"]  # in the order of fd_dtype
 RATES = [0.5, 0.1]

@@ -49,7 +49,7 @@ NORMALS = json.loads((DATA / "normal_v1.json").read_text())
 ISAS = ("avx512", "neon", "avx2", "baseline", "pool")  # pool is none, but asked for like one
 
 FLAGS = ("-std=c11", "-ffp-contract=off")  # as in setup.py: results depend on them
-SHIPPED = ("-O3",)
+SHIPPED = ("-O2",)
 SANITIZED = ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 X86_32 = ("-msse2", "-mfpmath=sse")  # as in setup.py
 SIMDE = ('-DFD_EMULATE_AVX512="simde_avx512.h"', "-O1", "-g1", "-Wno-psabi")
