@@ -129,7 +129,7 @@ def dropout(
     >>> grad(lambda w: np.sum(grad(loss)(w)))(np.arange(8.0))
     array([4., 0., 4., 0., 4., 0., 4., 4.])
     """
-    return _drop(rules.elements(p, noise_shape, mode), x, training, rng, return_mask)
+    return _drop(rules.rates(p, noise_shape, mode), x, training, rng, return_mask)
 
 
 def alpha_dropout(

@@ -20,7 +20,7 @@ from fastdrop.learned import (
     summed_to,
 )
 from fastdrop.mask import Mask
-from fastdrop.rates import as_bool, as_real, check_p
+from fastdrop.rates import as_bool, as_real
 from fastdrop.rules import Rule
 
 # Whatever np.errstate says: gates that are closed underflow, and x may be infinite.
@@ -304,7 +304,7 @@ class ConcreteDropout(LearnedLayer):
             value = as_real(getattr(self, name), name)
             if not 0.0 <= value < np.inf:
                 raise ValueError(f"{name}={value} must be from 0 on, and finite")
-        return rules.elements(check_p(p), self.noise_shape, "upscale_in_train")
+        return rules.elements(p, self.noise_shape, "upscale_in_train")
 
     @property
     def logit(self) -> Floats:

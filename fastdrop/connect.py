@@ -9,7 +9,7 @@ import numpy as np
 from fastdrop import rules
 from fastdrop.arrays import Array, as_input
 from fastdrop.mask import Mask
-from fastdrop.rates import as_bool, check_p
+from fastdrop.rates import as_bool
 
 # Whatever np.errstate says, sums that overflow do not raise half-way, as the kernels' do not.
 _quiet = np.errstate(all="ignore")
@@ -18,14 +18,14 @@ _quiet = np.errstate(all="ignore")
 @_quiet
 def forward(x: Any, weight: Any, p: Any, bias: Any, training: bool, rng: Any) -> tuple[Array, Mask]:
     """Return ``x[n] @ dropout(weight) + bias`` and the mask: see `drop_connect`."""
-    rule = rules.elements(check_p(p), None, "upscale_in_train")
+    rule = rules.elements(p, None, "upscale_in_train")
     training = as_bool(training, "training")
-    x, weight = _factors(x, weight)
+    x, weight = factors(x, weight)
     if bias is not None:
         bias = as_input(bias, "bias")
-        _must_fit(bias, "bias", weight.shape[1:], x.dtype)
+        must_fit(bias, "bias", weight.shape[1:], x.dtype)
     shape = (len(x), *weight.shape)
-    kind, (x, weight) = x.dtype, _widened(x, weight)
+    kind, (x, weight) = x.dtype, widened(x, weight)
     if training:
         y, dropped = np.empty((len(x), weight.shape[1]), x.dtype), np.empty_like(weight)
         mask = rule.mask(shape, True, rng)
@@ -42,14 +42,14 @@ def forward(x: Any, weight: Any, p: Any, bias: Any, training: bool, rng: Any) ->
 @_quiet
 def backward(grad: Any, x: Any, weight: Any, mask: Mask) -> tuple[Array, Array]:
     """Return the gradients by x and by the weights: see `drop_connect_backward`."""
-    x, weight = _factors(x, weight)
+    x, weight = factors(x, weight)
     grad = as_input(grad, "grad")
-    _must_fit(grad, "grad", (len(x), weight.shape[1]), x.dtype)
+    must_fit(grad, "grad", (len(x), weight.shape[1]), x.dtype)
     if not isinstance(mask, Mask):
         raise TypeError(f"mask must be a Mask, not {type(mask).__name__}")
     if mask.shape != (len(x), *weight.shape):
         raise ValueError(f"mask has shape {mask.shape}; it must be {(len(x), *weight.shape)}")
-    kind, (x, weight, grad) = x.dtype, _widened(x, weight, grad)
+    kind, (x, weight, grad) = x.dtype, widened(x, weight, grad)
     if mask.p == 0.0 and mask.scale == 1.0:  # of inference, or as good
         dx, dweight = grad @ weight.T, x.T @ grad
     else:
@@ -61,7 +61,7 @@ def backward(grad: Any, x: Any, weight: Any, mask: Mask) -> tuple[Array, Array]:
     return dx.astype(kind, copy=False), dweight.astype(kind, copy=False)
 
 
-def _factors(x: Any, weight: Any) -> tuple[Array, Array]:
+def factors(x: Any, weight: Any) -> tuple[Array, Array]:
     """Check the two factors of a linear layer."""
     x, weight = as_input(x, "x"), as_input(weight, "weight")
     if x.ndim != 2:
@@ -74,13 +74,14 @@ def _factors(x: Any, weight: Any) -> tuple[Array, Array]:
     return np.ascontiguousarray(x, kind), np.ascontiguousarray(weight, kind)
 
 
-def _widened(*arrays: Array) -> list[Array]:
+def widened(*arrays: Array) -> list[Array]:
     """Return arrays in the type to sum products in, C-contiguous and native."""
     real = np.float64 if arrays[0].dtype == np.float64 else np.float32
     return [np.ascontiguousarray(a, real) for a in arrays]
 
 
-def _must_fit(array: Array, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+def must_fit(array: Array, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Raise unless an array has a dtype and a shape."""
     if array.dtype.newbyteorder("=") != dtype.newbyteorder("="):
         raise TypeError(f"{name} has dtype {array.dtype}; it must be that of x, {dtype}")
     if array.shape != shape:

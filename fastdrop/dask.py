@@ -133,7 +133,7 @@ def dropout(
     >>> bool((y == fd.dropout(x, 0.5, rng=fd.Generator(0))).all())
     True
     """
-    return _drop("dropout", rules.elements(p, noise_shape, mode), x, training, rng, return_mask)
+    return _drop("dropout", rules.rates(p, noise_shape, mode), x, training, rng, return_mask)
 
 
 def alpha_dropout(

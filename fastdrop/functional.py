@@ -178,7 +178,7 @@ def dropout(
            [0., 0., 0.]])
     """
     result: Array | tuple[Array, Mask]
-    result = rules.elements(p, noise_shape, mode).drop(x, training, rng, out, return_mask)
+    result = rules.rates(p, noise_shape, mode).drop(x, training, rng, out, return_mask)
     return result
 
 

@@ -161,35 +161,30 @@ cdef void bits_by_elements(const Job *job, uint64_t begin, uint64_t n) noexcept 
     fd_window_rates_bits(job.isa, &job.window, <uint8_t *>job.y, begin, n, &job.stream, &job.rates)
 
 
-cdef uint64_t run_at(const Job *job, Job *part, uint64_t begin, uint64_t n) noexcept nogil:
-    """Set a job to the rate of the run that has an element; returns how many of n are in it."""
-    cdef uint64_t number = begin // job.run
-    cdef double p = job.rates.p[number]
-    part.stream.drop_threshold = fd_drop_threshold(p)
-    part.values.scale = fd_scale(p) if job.rates.scales == NULL else job.rates.scales[number]
-    return min(n, (number + 1) * job.run - begin)
+cdef void each_run(const Job *job, uint64_t begin, uint64_t n, Kernel kernel) noexcept nogil:
+    """Do a range by a kernel of one rate, each run of so many elements at its own."""
+    cdef Job part = job[0]
+    cdef uint64_t number, here
+    cdef double p
+    while n:
+        number = begin // job.run
+        here = min(n, (number + 1) * job.run - begin)
+        p = job.rates.p[number]
+        part.stream.drop_threshold = fd_drop_threshold(p)
+        part.values.scale = fd_scale(p) if job.rates.scales == NULL else job.rates.scales[number]
+        kernel(&part, begin, here)
+        begin += here
+        n -= here
 
 
 cdef void by_runs(const Job *job, uint64_t begin, uint64_t n) noexcept nogil:
-    """As plain, each run of so many elements with its own rate."""
-    cdef Job part = job[0]
-    cdef uint64_t here
-    while n:
-        here = run_at(job, &part, begin, n)
-        plain(&part, begin, here)
-        begin += here
-        n -= here
+    """As plain, at many rates."""
+    each_run(job, begin, n, plain)
 
 
 cdef void bits_by_runs(const Job *job, uint64_t begin, uint64_t n) noexcept nogil:
     """The keep bits of that."""
-    cdef Job part = job[0]
-    cdef uint64_t here
-    while n:
-        here = run_at(job, &part, begin, n)
-        bits(&part, begin, here)
-        begin += here
-        n -= here
+    each_run(job, begin, n, bits)
 
 
 cdef void uniforms(const Job *job, uint64_t begin, uint64_t n) noexcept nogil:

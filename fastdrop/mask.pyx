@@ -7,11 +7,11 @@ import numpy as np
 from libc.math cimport isfinite
 
 from fastdrop.kernels cimport (
-    FD_F64, FD_MAX_NDIM, Job, affine, bits, plain, run, set_window, uniforms,
+    FD_F64, Job, affine, bits, plain, run, set_window, uniforms,
 )
 from fastdrop.kernels import DTYPES
 from fastdrop.rates cimport as_real, check_p, drop_threshold, scale_of
-from fastdrop.recipe cimport as_int, as_shape, read_noise_shape, read_window
+from fastdrop.recipe cimport as_int, read_window
 
 cnp.import_array()
 
@@ -263,18 +263,11 @@ cdef class Mask(Decisions):
     ):
         self.refuse_change()
         cdef double rate = check_p(p)
-        sizes = as_shape(shape)
         cdef double kept = scale_of(rate) if scale is None else as_real(scale, "scale")
         cdef double plus = as_real(shift, "shift"), dropped = as_real(fill, "fill")
         if not (isfinite(kept) and isfinite(plus) and isfinite(dropped)):
             raise ValueError(f"scale={kept}, shift={plus} and fill={dropped} must be finite")
-        cdef int ndim = len(sizes), axis
-        cdef cnp.npy_intp dims[FD_MAX_NDIM]
-        cdef cnp.npy_intp noise[FD_MAX_NDIM]
-        for axis in range(ndim):
-            dims[axis] = sizes[axis]
-        read_noise_shape(noise_shape, ndim, dims, noise)
-        self.set_axes(ndim, dims, noise)
+        self.set_shape(shape, noise_shape)
         self.seed_, self.position_ = as_int(seed, "seed"), as_int(position, "position")
         self.set_rate(rate, drop_threshold(rate), kept, plus, dropped)
         self.made = True

@@ -181,7 +181,7 @@ class Dropout(Layer):
         super().__init__(p, rng=rng)
 
     def _rule(self, p: float) -> Rule:
-        return rules.elements(p, self.noise_shape, self.mode)
+        return rules.rates(p, self.noise_shape, self.mode)
 
 
 class Dropout1d(Layer):
@@ -507,7 +507,7 @@ class WeightDropout(Layer):
         super().__init__(p, rng=rng)
 
     def _rule(self, p: float) -> Rule:
-        return rules.elements(check_p(p), None, "upscale_in_train")
+        return rules.elements(p, None, "upscale_in_train")
 
 
 class DropBlock2d(Layer):
@@ -658,7 +658,7 @@ class DropConnect(Layer):
         super().__init__(p, rng=rng)
 
     def _rule(self, p: float) -> Rule:
-        return rules.elements(check_p(p), None, "upscale_in_train")
+        return rules.elements(p, None, "upscale_in_train")
 
     def forward(  # type: ignore[override]
         self,
@@ -784,7 +784,7 @@ class Zoneout(Layer):
     def _rule(self, p: float) -> Rule:
         if self.p_cell is not None:
             check_p(self.p_cell, "p_cell")
-        return rules.elements(check_p(p), None, "downscale_in_infer")
+        return rules.elements(p, None, "downscale_in_infer")
 
     def forward(  # type: ignore[override]
         self,
@@ -1047,7 +1047,7 @@ class DropoutAdd(AddLayer):
         super().__init__(p, rng=rng)
 
     def _rule(self, p: float) -> Rule:
-        return rules.elements(check_p(p), None, "upscale_in_train")
+        return rules.elements(p, None, "upscale_in_train")
 
 
 class ReLUDropout(ReLULayer):
@@ -1088,4 +1088,4 @@ class ReLUDropout(ReLULayer):
         super().__init__(p, rng=rng)
 
     def _rule(self, p: float) -> Rule:
-        return rules.elements(check_p(p), None, "upscale_in_train")
+        return rules.elements(p, None, "upscale_in_train")

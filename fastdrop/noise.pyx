@@ -4,9 +4,9 @@ import numpy as np
 
 cimport numpy as cnp
 
-from fastdrop.kernels cimport FD_MAX_NDIM, Job, copy, noise
+from fastdrop.kernels cimport Job, copy, noise
 from fastdrop.rates cimport as_bool, as_real
-from fastdrop.recipe cimport as_int, as_shape, read_window, refuse
+from fastdrop.recipe cimport as_int, read_window, refuse
 
 cnp.import_array()
 
@@ -77,12 +77,7 @@ cdef class Noise(Recipe):
 
     def __init__(self, seed, position, shape, sd=1.0, *, additive=False):
         self.refuse_change()
-        sizes = as_shape(shape)
-        cdef int ndim = len(sizes), axis
-        cdef cnp.npy_intp dims[FD_MAX_NDIM]
-        for axis in range(ndim):
-            dims[axis] = sizes[axis]
-        self.set_axes(ndim, dims, dims)
+        self.set_shape(shape, None)
         self.sd_ = check_sd(sd, "sd")
         self.seed_, self.position_ = as_int(seed, "seed"), as_int(position, "position")
         self.additive_, self.made = as_bool(additive, "additive"), True

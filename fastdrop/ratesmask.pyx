@@ -11,12 +11,12 @@ cimport numpy as cnp
 from libc.stdint cimport uint64_t
 
 from fastdrop.kernels cimport (
-    FD_F64, FD_MAX_NDIM, FD_TILE, Job, bits_by_elements, bits_by_runs, by_elements, by_runs,
+    FD_F64, FD_TILE, Job, bits_by_elements, bits_by_runs, by_elements, by_runs,
     dtype_of, run,
 )
 from fastdrop.arrays import read_array
 from fastdrop.rates cimport as_real
-from fastdrop.recipe cimport Recipe, as_int, as_shape, read_noise_shape, read_window
+from fastdrop.recipe cimport Recipe, as_int, read_window
 
 cnp.import_array()
 
@@ -82,14 +82,7 @@ cdef class RatesMask(Decisions):
     def __init__(self, seed, position, shape, p, *, noise_shape=None, scale=None):
         self.refuse_change()
         rates = check_rates(p)
-        sizes = as_shape(shape)
-        cdef int ndim = len(sizes), axis
-        cdef cnp.npy_intp dims[FD_MAX_NDIM]
-        cdef cnp.npy_intp noise[FD_MAX_NDIM]
-        for axis in range(ndim):
-            dims[axis] = sizes[axis]
-        read_noise_shape(noise_shape, ndim, dims, noise)
-        self.set_axes(ndim, dims, noise)
+        self.set_shape(shape, noise_shape)
         self.set_rates(rates, scale)
         self.seed_, self.position_ = as_int(seed, "seed"), as_int(position, "position")
         self.made = True

@@ -22,6 +22,7 @@ cdef class Recipe:
     cdef int refuse_change(self) except -1
     cdef int set_ndim(self, int ndim) except -1
     cdef int set_axes(self, int ndim, const cnp.npy_intp *shape, const cnp.npy_intp *noise) except -1
+    cdef int set_shape(self, shape, noise_shape) except -1
     cdef int set_window(self, first, tuple shape, tuple steps) except -1
     cdef tuple fields(self)
     cdef tuple strides(self)

@@ -73,6 +73,17 @@ cdef class Recipe:
                 size *= noise[axis]
         return 0
 
+    cdef int set_shape(self, shape, noise_shape) except -1:
+        """Take the whole of a stream, by what a user gives."""
+        cdef tuple sizes = as_shape(shape)
+        cdef int ndim = len(sizes), axis
+        cdef cnp.npy_intp dims[FD_MAX_NDIM]
+        cdef cnp.npy_intp noise[FD_MAX_NDIM]
+        for axis in range(ndim):
+            dims[axis] = sizes[axis]
+        read_noise_shape(noise_shape, ndim, dims, noise)
+        return self.set_axes(ndim, dims, noise)
+
     cdef int set_window(self, first, tuple shape, tuple steps) except -1:
         cdef int axis
         self.first = first

@@ -16,6 +16,7 @@ cdef class Rule:
 
 
 cpdef Rule elements(p, noise_shape, mode)
+cpdef Rule rates(p, noise_shape, mode)
 cpdef Rule channels(int spatial, p, data_format)
 cpdef Rule alpha(p, noise_shape)
 cpdef Rule alpha_features(p)

@@ -229,19 +229,22 @@ cdef MaskRule mask_rule(double p, Sharing sharing, double scale):
 
 
 cpdef Rule elements(p, noise_shape, mode):
-    """Of `dropout`."""
-    cdef bint upscale
-    cdef RatesRule varied
-    if is_array(p):
-        varied = RatesRule.__new__(RatesRule)
-        varied.rates, varied.downscale = check_rates(p), not check_mode(mode)
-        varied.rate = math.nan  # for whoever knows one rate alone
-        varied.noise_shape = as_noise_shape(noise_shape)
-        return varied
+    """Of all that drop elements at one rate."""
     cdef double rate = check_p(p)
-    upscale = check_mode(mode)
+    cdef bint upscale = check_mode(mode)
     cdef MaskRule rule = mask_rule(rate, ELEMENTS, scale_of(rate) if upscale else 1.0)
     rule.noise_shape, rule.downscale = as_noise_shape(noise_shape), not upscale
+    return rule
+
+
+cpdef Rule rates(p, noise_shape, mode):
+    """Of `dropout`, whose p may be an array."""
+    if not is_array(p):
+        return elements(p, noise_shape, mode)
+    cdef RatesRule rule = RatesRule.__new__(RatesRule)
+    rule.rates, rule.downscale = check_rates(p), not check_mode(mode)
+    rule.rate = math.nan  # for whoever knows one rate alone
+    rule.noise_shape = as_noise_shape(noise_shape)
     return rule
 
 

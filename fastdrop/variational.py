@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from fastdrop import rules
 from fastdrop.arrays import Array, as_input
-from fastdrop.connect import _factors, _must_fit, _widened
+from fastdrop.connect import factors, must_fit, widened
 from fastdrop.layer import NO_MASK, NO_OUTPUT, Setting
 from fastdrop.learned import (
     Floats,
@@ -161,9 +161,9 @@ def variational_dropout(
     x, weight, log_alphas = _read(x, weight, log_alpha)
     if bias is not None:
         bias = as_input(bias, "bias")
-        _must_fit(bias, "bias", weight.shape[1:], x.dtype)
+        must_fit(bias, "bias", weight.shape[1:], x.dtype)
     shape, kind = (len(x), weight.shape[1]), x.dtype
-    x, weight = _widened(x, weight)
+    x, weight = widened(x, weight)
     if training:
         y, sd = x @ weight, _deviation(x, _variances(weight, log_alphas))
         mask = _RULE.mask(shape, True, rng)
@@ -243,12 +243,12 @@ def variational_dropout_backward(
     x, weight, log_alphas = _read(x, weight, log_alpha)
     grad = as_input(grad, "grad")
     shape = (len(x), weight.shape[1])
-    _must_fit(grad, "grad", shape, x.dtype)
+    must_fit(grad, "grad", shape, x.dtype)
     if not isinstance(mask, Noise):
         raise TypeError(f"mask must be a Noise, not {type(mask).__name__}")
     if mask.shape != shape:
         raise ValueError(f"mask has shape {mask.shape}; it must be {shape}")
-    kind, (x, weight, grad) = x.dtype, _widened(x, weight, grad)
+    kind, (x, weight, grad) = x.dtype, widened(x, weight, grad)
     if mask.sd == 0.0:  # of inference
         dx = grad @ _kept(weight, log_alphas, threshold).T
         dweight = _kept(x.T @ grad, log_alphas, threshold)
@@ -540,7 +540,7 @@ _RULE = rules.additive(1.0)
 
 
 def _read(x: Any, weight: Any, log_alpha: Any) -> tuple[Array, Array, Floats]:
-    x, weight = _factors(x, weight)
+    x, weight = factors(x, weight)
     log_alphas = read_parameter(log_alpha, "log_alpha")
     must_broadcast(log_alphas, "log_alpha", weight.shape, "weight")
     return x, weight, log_alphas

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from fastdrop import rules
 from fastdrop.arrays import Array, as_input
 from fastdrop.mask import Mask
-from fastdrop.rates import as_bool, check_p
+from fastdrop.rates import as_bool
 
 __all__ = ["zoneout", "zoneout_backward"]
 
@@ -159,7 +159,7 @@ def forward(
     names: tuple[str, str] = ("new", "old"),
 ) -> tuple[Array, Mask]:
     """Return what `zoneout` does, and the mask, which evaluation has too."""
-    rule = rules.elements(check_p(p), None, "downscale_in_infer")
+    rule = rules.elements(p, None, "downscale_in_infer")
     new, old = as_pair(new, old, names)
     if not as_bool(training, "training"):
         mask = rule.mask(new.shape, False, rng)

@@ -147,9 +147,10 @@ static void work_out_scales(void *scales, const segment *s, const fd_rates *rate
     }
 }
 
-void fd_window_rates(const fd_kernels *k, fd_dtype dtype, const fd_window *w, void *y,
-                     const void *x, uint64_t begin, uint64_t n, const fd_stream *stream,
-                     const fd_rates *rates) {
+/* Elements of a window, segment by segment: into y, or where that is NULL their keep bits into out. */
+static void each_segment(const fd_kernels *k, fd_dtype dtype, const fd_window *w, char *y,
+                         const char *x, uint8_t *out, uint64_t begin, uint64_t n,
+                         const fd_stream *stream, const fd_rates *rates) {
     const size_t item = fd_dtype_bytes[dtype];
     uint64_t keep[FD_TILE_WORDS + 1];
     double scales[FD_TILE + FD_MAX_STEP] = {0}; /* or floats */
@@ -161,29 +162,26 @@ void fd_window_rates(const fd_kernels *k, fd_dtype dtype, const fd_window *w, vo
     while (n) {
         const segment s = next_segment(&c, begin, n, rates);
         decide(keep, &u, &s);
-        work_out_scales(scales, &s, rates, dtype == FD_F64);
-        k->scaled[dtype]((char *)y + begin * item, (const char *)x + begin * item, keep, s.n,
-                         scales);
+        if (y) {
+            work_out_scales(scales, &s, rates, dtype == FD_F64);
+            k->scaled[dtype](y + begin * item, x + begin * item, keep, s.n, scales);
+        } else {
+            fd_copy_bits(out, begin, keep, 0, s.n);
+        }
         advance(&c, s.n);
         begin += s.n, n -= s.n;
     }
 }
 
+void fd_window_rates(const fd_kernels *k, fd_dtype dtype, const fd_window *w, void *y,
+                     const void *x, uint64_t begin, uint64_t n, const fd_stream *stream,
+                     const fd_rates *rates) {
+    each_segment(k, dtype, w, (char *)y, (const char *)x, NULL, begin, n, stream, rates);
+}
+
 void fd_window_rates_bits(const fd_kernels *k, const fd_window *w, uint8_t *out, uint64_t begin,
                           uint64_t n, const fd_stream *stream, const fd_rates *rates) {
-    uint64_t keep[FD_TILE_WORDS + 1];
-    numbers u;
-    cursor c;
-    if (n == 0) return;
-    numbers_init(&u, k, stream);
-    cursor_init(&c, w, begin);
-    while (n) {
-        const segment s = next_segment(&c, begin, n, rates);
-        decide(keep, &u, &s);
-        fd_copy_bits(out, begin, keep, 0, s.n);
-        advance(&c, s.n);
-        begin += s.n, n -= s.n;
-    }
+    each_segment(k, FD_F32, w, NULL, NULL, out, begin, n, stream, rates);
 }
 
 void fd_window_uniforms(const fd_kernels *k, const fd_window *w, uint64_t *out, uint64_t begin,

@@ -39,8 +39,8 @@ typedef struct fd_schedule {
     uint64_t drop_threshold;
     int last_plane; /* the least significant plane that is read; -1: none (p = 0 or 1) */
     int tails;      /* whether ties are settled by tails */
-    fd_ahead
-        ahead[2]; /* what is fetched while the next group's bits are made: of x, and beside it */
+    /* what is fetched while the next group's bits are made: of x, and beside it */
+    fd_ahead ahead[2];
 } fd_schedule;
 
 /* The scalars of one block_high for tag t. */
