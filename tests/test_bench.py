@@ -132,7 +132,8 @@ def test_family(small_family, capsys, tmp_path):
     cases = [row["case"] for row in rows]
     fused = 4 * 2 * 3 + 2 * 2 * 2  # dropout_add, relu_dropout
     n_noise = 2 * 2 * 3 * len(fd.available_isas())
-    assert len(set(cases)) == len(cases) == 2 * 10 + fused + n_noise
+    n_rates = 2 * 5
+    assert len(set(cases)) == len(cases) == 2 * 10 + fused + n_rates + n_noise
     assert all(case in out for case in cases)
     assert all(expression in out for expression in family.EXPRESSIONS.values())
     for row in rows:

@@ -31,8 +31,11 @@ MANY = 1 << 10  # decisions that are not all the same
 ADD_MIB = (1, 8, 64, 256)
 RELU_MIB = (64, 256)
 NOISE_MIB = (1, 64)
+RATES_MIB, RATES_ROWS = (1, 64), (64, 512, 4096)  # elements of a row of one rate
 NOISE_P, STDDEV = 0.5, 0.1  # of gaussian_dropout, of gaussian_noise
-STEPS = (2 + len(ADD_MIB) + len(RELU_MIB)) * len(RATES) + len(NOISE_MIB)  # that `run` tells of
+STEPS = (
+    (2 + len(ADD_MIB) + len(RELU_MIB)) * len(RATES) + len(NOISE_MIB) + len(RATES_MIB)
+)  # that `run` tells of
 
 # What is timed. In place, y is x.
 EXPRESSIONS = {
@@ -53,6 +56,10 @@ EXPRESSIONS = {
     "relu_dropout_backward": "fd.relu_dropout_backward(x, h, p, out=y)[1]",
     "relu_dropout_backward, NumPy": "np.multiply(mask.backward(x, out=y), h > 0, out=y)"
     ".sum(0, out=dbias)",
+    "dropout": "fd.dropout(x, p, rng=gen, out=y)",
+    "dropout, rates": "fd.dropout(x, rates, rng=gen, out=y)",
+    "dropout, rates, NumPy": "np.multiply(x, (rng.random(x.shape, np.float32) >= rates) / "
+    "(1 - rates), out=y)",
     "gaussian_dropout": "fd.gaussian_dropout(x, p, rng=gen, out=y)",
     "gaussian_dropout, NumPy": "np.multiply(np.add(np.multiply(rng.standard_normal("
     "dtype=np.float32, out=y), sd, out=y), 1, out=y), x, out=y)",
@@ -94,6 +101,9 @@ def run(effort: Effort, step: Callable[[str], None] = lambda what: None) -> list
         for p in RATES:
             step(f"family: relu_dropout {mib} MiB p={p}")
             found += _relu_dropout(mib, p, effort)
+    for mib in RATES_MIB:
+        step(f"family: arrays of rates {mib} MiB")
+        found += _rates(mib, effort)
     chosen = fd.get_isa()
     try:
         for mib in NOISE_MIB:
@@ -389,6 +399,60 @@ def wrong_relu_gradients(dbias: Array, h: Array, case: Case) -> str:
     if not np.allclose(y, grad * case.scale * on, rtol=1e-6, atol=0):
         return "the gradient by x is not grad * scale where the output is above 0, elsewhere 0"
     return wrong_bias_gradient(dbias, dx)
+
+
+# ---- arrays of rates -----------------------------------------------------------------------------
+
+
+def _rates(mib: int, effort: Effort) -> list[Figure]:
+    case = Case.make("float32", NOISE_P, mib * MIB // 4)
+    rows = {f"a row of {n}": min(n, case.n) for n in RATES_ROWS}
+    shapes: dict[str, tuple[int, ...]] = {name: (case.n // n, 1) for name, n in rows.items()}
+    shapes |= {"a unit": (ROW,), "an element": (case.n // ROW, ROW)}
+    who = {"one": _at_rates("dropout", (case.n // ROW, ROW), (1,))}
+    for name, shape in shapes.items():
+        whole = (case.n // rows.get(name, ROW), rows.get(name, ROW))
+        who[name] = _at_rates("dropout, rates", whole, shape)
+        who[f"{name}, NumPy"] = _at_rates("dropout, rates, NumPy", whole, shape)
+    t = measure_case(who, case, effort)
+    return [
+        _figure(
+            f"{mib} MiB: dropout, a rate {name} / one rate",
+            case.n,
+            t[name],
+            t["one"],
+            None,
+            numpy=t[f"{name}, NumPy"],
+        )
+        for name in shapes
+    ]
+
+
+def _at_rates(title: str, shape: tuple[int, ...], rates_shape: tuple[int, ...]) -> Contender:
+    """Return the contender that drops elements of a shape at rates of another."""
+    rng = np.random.default_rng(0)
+    rates = rng.random(rates_shape, np.float32)
+
+    def names(case: Case) -> Names:
+        x, y = case.x.reshape(shape), case.y.reshape(shape)
+        numbers = {"p": case.p, "rates": rates, "gen": fd.Generator(0), "rng": rng}
+        return {"np": np, "fd": fd, "x": x, "y": y, **numbers}
+
+    def wrong(value: Any, case: Case) -> str:
+        at = np.full(1, case.p) if title == "dropout" else rates.astype(np.float64)
+        return wrong_at_rates(value, case.x.reshape(shape), at)
+
+    return Contender("fastdrop-rates", title, EXPRESSIONS[title], names, wrong=wrong)
+
+
+def wrong_at_rates(y: Array, x: Array, rates: Array) -> str:
+    """Say what is wrong with dropout of x at an array of rates."""
+    if y.shape != x.shape:
+        return f"the result's shape is {y.shape}"
+    kept = y != 0
+    if not np.allclose(y, x / (1 - rates) * kept, rtol=1e-6, atol=0):
+        return "the result is not, where kept, x / (1 - p)"
+    return wrong_rate(kept, float(np.broadcast_to(rates, x.shape).mean()))
 
 
 # ---- Gaussian noise ------------------------------------------------------------------------------
