@@ -1,6 +1,9 @@
 """What every test file shares: the ISAs that run here, and settings put back after each test."""
 
+import importlib
 import os
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 # The examples' matrices are small: two BLAS threads gain nothing on idle cores, and on busy ones
@@ -30,6 +33,17 @@ DTYPES = [np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.f
 
 def pytest_report_header(config):
     return f"fastdrop: ISAs exercised: {', '.join(ISAS)}; default {fd.get_isa()}"
+
+
+@contextmanager
+def imported_example(name):
+    """Import a program of examples/, which finds its neighbours as when it is run."""
+    examples = str(Path(__file__).resolve().parents[1] / "examples")
+    sys.path.insert(0, examples)
+    try:
+        yield importlib.import_module(name)
+    finally:
+        sys.path.remove(examples)
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,8 @@
 """The autograd example: its three runs, its output, and bad input."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from conftest import imported_example
 
 pytest.importorskip("autograd")
 
@@ -13,14 +11,8 @@ SMALL = ["--hidden", "8,8", "--epochs", "2", "--batch-size", "500"]
 
 @pytest.fixture(scope="module")
 def example():
-    examples = str(Path(__file__).resolve().parents[1] / "examples")
-    sys.path.insert(0, examples)
-    try:
-        import autograd_mnist
-
-        yield autograd_mnist
-    finally:
-        sys.path.remove(examples)
+    with imported_example("autograd_mnist") as module:
+        yield module
 
 
 def test_the_command(example, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Docstrings: their examples run, their sections are there."""
 
 import doctest
+import importlib
 import importlib.util
 import inspect
 import re
@@ -9,36 +10,25 @@ from pathlib import Path
 import pytest
 
 import fastdrop as fd
-from fastdrop import (
-    concrete,
-    config,
-    dropblock,
-    functional,
-    generator,
-    mask,
-    montecarlo,
-    nn,
-    noise,
-    ratesmask,
-    threads,
-    variational,
-    zone,
-)
+from fastdrop import nn
 
 MODULES = [
-    concrete,
-    config,
-    dropblock,
-    functional,
-    generator,
-    mask,
-    montecarlo,
-    nn,
-    noise,
-    ratesmask,
-    threads,
-    variational,
-    zone,
+    importlib.import_module(f"fastdrop.{name}")
+    for name in (
+        "concrete",
+        "config",
+        "dropblock",
+        "functional",
+        "generator",
+        "mask",
+        "montecarlo",
+        "nn",
+        "noise",
+        "ratesmask",
+        "threads",
+        "variational",
+        "zone",
+    )
 ]
 
 

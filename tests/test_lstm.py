@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import imported_example
 
 SMALL = ["--characters", "6000", "--hidden", "12", "--embedding", "6", "--epochs", "2"]
 SMALL += ["--batch-size", "8", "--steps", "20"]
@@ -15,14 +16,8 @@ NAMES = ["no dropout", "plain masks", "locked masks"]
 
 @pytest.fixture(scope="module")
 def lstm():
-    examples = str(Path(__file__).resolve().parents[1] / "examples")
-    sys.path.insert(0, examples)
-    try:
-        import lstm
-
-        yield lstm
-    finally:
-        sys.path.remove(examples)
+    with imported_example("lstm") as module:
+        yield module
 
 
 def build(lstm, *, locked, rates=(0.2, 0.3, 0.4), dtype="float64"):

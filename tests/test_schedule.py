@@ -1,12 +1,12 @@
 """The example of schedules: the rates that are set, nested masks, its output, and bad input."""
 
-import sys
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import imported_example
 
 import fastdrop as fd
 
@@ -16,14 +16,8 @@ NAMES = ["none", "fixed 0.25", "fixed 0.5", "rising 0 to 0.5", "falling 0.5 to 0
 
 @pytest.fixture(scope="module")
 def schedule():
-    examples = str(Path(__file__).resolve().parents[1] / "examples")
-    sys.path.insert(0, examples)
-    try:
-        import schedule
-
-        yield schedule
-    finally:
-        sys.path.remove(examples)
+    with imported_example("schedule") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")

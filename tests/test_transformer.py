@@ -1,9 +1,9 @@
 """The transformer example: what it compares, its output, and bad input."""
 
-import sys
 from pathlib import Path
 
 import pytest
+from conftest import imported_example
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("tqdm")
@@ -17,14 +17,8 @@ TINY = [f"--{option}={value}" for option, value in {**SMALL, "threads": 1}.items
 
 @pytest.fixture(scope="module")
 def example():
-    examples = str(Path(__file__).resolve().parents[1] / "examples")
-    sys.path.insert(0, examples)
-    try:
-        import transformer
-
-        yield transformer
-    finally:
-        sys.path.remove(examples)
+    with imported_example("transformer") as module:
+        yield module
 
 
 @pytest.fixture(autouse=True)

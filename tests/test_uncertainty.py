@@ -1,11 +1,11 @@
 """The Monte-Carlo dropout example: its gradients, its likelihood, its samples, and bad input."""
 
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import imported_example
 
 import fastdrop as fd
 
@@ -14,14 +14,8 @@ SMALL = ["--hidden", "8,8", "--epochs", "3", "--samples", "20", "--splits", "2"]
 
 @pytest.fixture(scope="module")
 def uncertainty():
-    examples = str(Path(__file__).resolve().parents[1] / "examples")
-    sys.path.insert(0, examples)
-    try:
-        import uncertainty
-
-        yield uncertainty
-    finally:
-        sys.path.remove(examples)
+    with imported_example("uncertainty") as module:
+        yield module
 
 
 @pytest.fixture

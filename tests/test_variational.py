@@ -1,10 +1,10 @@
 """The example of learned rates: its networks' gradients, what it learns, its output, bad input."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import imported_example
 
 import fastdrop as fd
 
@@ -14,14 +14,8 @@ NAMES = ["no dropout", "dropout 0.5", "Concrete", "variational"]
 
 @pytest.fixture(scope="module")
 def variational():
-    examples = str(Path(__file__).resolve().parents[1] / "examples")
-    sys.path.insert(0, examples)
-    try:
-        import variational
-
-        yield variational
-    finally:
-        sys.path.remove(examples)
+    with imported_example("variational") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")
