@@ -159,12 +159,15 @@ FD_NOINLINE void fd_tile_tails(uint64_t *keep, const fd_tile *tile, fd_schedule 
         uint64_t words[FD_GROUP_WORDS];
         v_pair p01, p23;
         fd_group g;
-        for (unsigned lane = 0; lane < V_BLOCKS; lane++) {
-            /* a block of the planes has the elements of 32 blocks of tails */
-            const unsigned e = list[i + lane];
-            blocks[lane] = tile->in_order ? 32 * tile->block[0] + e / 4
-                                          : 32 * tile->block[e / FD_BLOCK] + e % FD_BLOCK / 4;
-        }
+        /* a block of the planes has the elements of 32 blocks of tails */
+        if (tile->in_order)
+            for (unsigned lane = 0; lane < V_BLOCKS; lane++)
+                blocks[lane] = 32 * tile->block[0] + list[i + lane] / 4;
+        else
+            for (unsigned lane = 0; lane < V_BLOCKS; lane++) {
+                const unsigned e = list[i + lane];
+                blocks[lane] = 32 * tile->block[e / FD_BLOCK] + e % FD_BLOCK / 4;
+            }
         fd_group_begin(&g, s, v_words(blocks));
         fd_group_tag(&p01, &p23, &g, s, FD_TAG_TAIL);
         v_put(words, p01, p23);
