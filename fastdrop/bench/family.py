@@ -32,6 +32,7 @@ ADD_MIB = (1, 8, 64, 256)
 RELU_MIB = (64, 256)
 NOISE_MIB = (1, 64)
 RATES_MIB, RATES_ROWS = (1, 64), (64, 512, 4096)  # elements of a row of one rate
+ONE_RATE = 0.3  # that arrays of rates are held to: of as many binary digits as theirs
 NOISE_P, STDDEV = 0.5, 0.1  # of gaussian_dropout, of gaussian_noise
 STEPS = (
     (2 + len(ADD_MIB) + len(RELU_MIB)) * len(RATES) + len(NOISE_MIB) + len(RATES_MIB)
@@ -405,7 +406,7 @@ def wrong_relu_gradients(dbias: Array, h: Array, case: Case) -> str:
 
 
 def _rates(mib: int, effort: Effort) -> list[Figure]:
-    case = Case.make("float32", NOISE_P, mib * MIB // 4)
+    case = Case.make("float32", ONE_RATE, mib * MIB // 4)
     rows = {f"a row of {n}": min(n, case.n) for n in RATES_ROWS}
     shapes: dict[str, tuple[int, ...]] = {name: (case.n // n, 1) for name, n in rows.items()}
     shapes |= {"a unit": (ROW,), "an element": (case.n // ROW, ROW)}
@@ -417,7 +418,7 @@ def _rates(mib: int, effort: Effort) -> list[Figure]:
     t = measure_case(who, case, effort)
     return [
         _figure(
-            f"{mib} MiB: dropout, a rate {name} / one rate",
+            f"{mib} MiB: dropout, a rate {name} / p={ONE_RATE}",
             case.n,
             t[name],
             t["one"],
