@@ -15,6 +15,7 @@ from fastdrop.learned import (
     Floats,
     LearnedLayer,
     must_broadcast,
+    product,
     read_parameter,
     sigmoid,
     summed_to,
@@ -116,7 +117,8 @@ def concrete_dropout(
     drop becomes 1 where ``u < p``, and 0 elsewhere: the decision of `dropout` at the same
     position. u is the element's number in the stream, a multiple of ``2**-40``, and ``2**-41``.
 
-    All is worked out in float64, whatever the dtype, and rounded once. It is for learning a rate,
+    All is worked out in float64, whatever the dtype, and rounded at the end (to bfloat16 by way of
+    float32, as ml_dtypes does). It is for learning a rate,
     and costs accordingly; a rate that was learned is good for `dropout` too.
 
     **Compatibility guarantee.** As for `dropout`, for the uniform numbers; the gates pass through
@@ -141,11 +143,13 @@ def concrete_dropout(
     temperature = _read_temperature(temperature)
     x, logits = _read(x, logit)
     p = float(np.mean(sigmoid(logits))) if logits.size else 0.0
+    if training:  # a mask whose p is 0 is one of inference
+        p = max(p, float(np.finfo(np.float64).tiny))
     rule = rules.elements(p, noise_shape, "upscale_in_train")
     if not training:
         y, mask = x, rule.mask(x.shape, False, rng)
     else:
-        # memory for the result is had before a position is taken
+        # memory for the result is had before a position is taken, that of the gates after it
         wide, y = _widened(x), np.empty(x.shape, x.dtype.newbyteorder("="))
         mask = rule.mask(x.shape, True, rng)
         factor, _ = _gates(mask, logits, temperature)
@@ -212,12 +216,12 @@ def concrete_dropout_backward(
     if mask.shape != x.shape:
         raise ValueError(f"mask has shape {mask.shape}; x has {x.shape}")
     kind = x.dtype.newbyteorder("=")
-    if mask.p == 0.0:  # of inference, or as good
+    if mask.p == 0.0:  # of inference
         return np.array(grad, kind, order="C", subok=False), np.zeros(logits.shape)
     factor, slope = _gates(mask, logits, temperature)
     wide = _widened(grad)
     slope *= wide * _widened(x)
-    return (wide * factor).astype(kind), summed_to(logits.shape, slope)
+    return np.asarray(wide * factor).astype(kind), summed_to(logits.shape, slope)
 
 
 class ConcreteDropout(LearnedLayer):
@@ -430,12 +434,13 @@ class ConcreteDropout(LearnedLayer):
             )
         wide = weight.astype(np.float64)
         p, scale = sigmoid(rates), 1 + np.exp(rates)  # 1 / (1-p)
-        squares = np.square(wide).reshape(units, -1).sum(1)
+        weighted = self.weight_regularizer * np.square(wide).sum(tuple(range(1, wide.ndim)))
         entropy = p * np.logaddexp(0, -rates) + (1 - p) * np.logaddexp(0, rates)
         a, b = self.weight_regularizer, self.dropout_regularizer
-        value = np.sum(a * squares * scale - b * entropy * np.ones(units))
-        dweight = 2 * a * wide * np.broadcast_to(scale, units).reshape(-1, *[1] * (wide.ndim - 1))
-        slopes = a * squares * np.exp(rates) + b * p * (1 - p) * rates
+        value = np.sum(product(weighted, scale) - b * entropy)
+        scales = np.broadcast_to(scale, units).reshape(-1, *[1] * (wide.ndim - 1))
+        dweight = product(2 * a * wide, scales)
+        slopes = product(weighted, np.exp(rates)) + b * p * (1 - p) * rates
         dlogit = summed_to(rates.shape, slopes).reshape(self.logit.shape)
         return float(value), dweight.astype(weight.dtype.newbyteorder("=")), dlogit
 

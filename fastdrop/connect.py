@@ -86,3 +86,12 @@ def must_fit(array: Array, name: str, shape: tuple[int, ...], dtype: np.dtype[An
         raise TypeError(f"{name} has dtype {array.dtype}; it must be that of x, {dtype}")
     if array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}; with this x it must be {shape}")
+
+
+@np.errstate(all="ignore")
+def bias_gradient(grad: Any) -> Array:
+    """Return a gradient summed over the examples, shape (F_out,), of its own dtype."""
+    array = as_input(grad, "grad")
+    kind = array.dtype.newbyteorder("=")
+    wide = array.sum(0, dtype=np.float64 if kind == np.float64 else np.float32)
+    return np.asarray(wide.astype(kind))

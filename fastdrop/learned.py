@@ -89,11 +89,14 @@ class LearnedLayer(Layer):
         """
         values = None
         if isinstance(state, dict):
-            if self._parameter not in state:
+            if not {self._parameter, "generator"} <= set(state):
                 raise ValueError(
                     f"state needs {self._parameter!r} and 'generator'; it has {sorted(state)}"
                 )
-            values = self._checked(state[self._parameter])
+            values = state[self._parameter]
+            if self._learned.size == 0 == np.size(values):
+                values = self._learned  # lists do not tell the shapes of empty arrays apart
+            values = self._checked(values)
             state = {**state, "p": 0.5}
         super().load_state_dict(state)  # which refuses what is no dict
         self._learned[...] = values
@@ -140,6 +143,11 @@ def read_parameter(values: Any, name: str) -> Floats:
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite; it holds {array[~np.isfinite(array)].flat[0]}")
     return array
+
+
+def product(values: Array, factor: Any) -> Array:
+    """Return values times a factor, 0 where a value is 0 although the factor is infinite there."""
+    return np.where(values == 0.0, 0.0, values * factor)
 
 
 def must_broadcast(array: Array, name: str, shape: tuple[int, ...], other: str) -> None:

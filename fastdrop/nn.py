@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from fastdrop import dropblock, functional, rules, zone
 from fastdrop.arrays import Array
 from fastdrop.concrete import ConcreteDropout
+from fastdrop.connect import bias_gradient
 from fastdrop.generator import Generator, as_source
 from fastdrop.layer import NO_MASK, AddLayer, Layer, ReLULayer, Setting
 from fastdrop.montecarlo import MCSamples as MCSamples  # pickles name it here
@@ -723,8 +724,7 @@ class DropConnect(Layer):
             raise RuntimeError(NO_MASK)
         x, weight = self._inputs
         dx, dweight = functional.drop_connect_backward(grad, x, weight, self.mask)
-        real = np.float64 if dx.dtype == np.float64 else np.float32
-        return dx, dweight, np.asarray(grad).sum(0, dtype=real).astype(dx.dtype)
+        return dx, dweight, bias_gradient(grad)
 
 
 class Zoneout(Layer):
@@ -821,7 +821,8 @@ class Zoneout(Layer):
         Raises
         ------
         TypeError, ValueError, OverflowError
-            As `fastdrop.zoneout`. The layer is then as it was.
+            As `fastdrop.zoneout`. The layer is then as it was; but where memory or positions end
+            between the two states, that of h is taken.
         """
         if training is None:
             training = self.training
@@ -886,6 +887,8 @@ class Zoneout(Layer):
             return zone.zoneout_backward(grad, mask)
         if grad_cell is None:
             raise TypeError("grad_cell is missing: the forward pass had cell states")
+        if len(mask) != 2:
+            raise ValueError(f"mask has {len(mask)} items; it must be a Mask, or those of h and c")
         of_hidden, of_cell = mask
         return *zone.zoneout_backward(grad, of_hidden), *zone.zoneout_backward(grad_cell, of_cell)
 

@@ -253,7 +253,7 @@ cpdef Rule channels(int spatial, p, data_format):
     cdef double rate = check_p(p)
     if spatial not in (1, 2, 3):
         raise ValueError(f"spatial={spatial}: channels have 1, 2 or 3 axes after them")
-    if data_format not in DATA_FORMATS:
+    if not isinstance(data_format, str) or data_format not in DATA_FORMATS:
         raise ValueError(
             f"data_format={data_format!r} is unknown; it must be {' or '.join(DATA_FORMATS)}"
         )

@@ -10,12 +10,13 @@ from numpy.typing import ArrayLike
 
 from fastdrop import rules
 from fastdrop.arrays import Array, as_input
-from fastdrop.connect import factors, must_fit, widened
+from fastdrop.connect import bias_gradient, factors, must_fit, widened
 from fastdrop.layer import NO_MASK, NO_OUTPUT, Setting
 from fastdrop.learned import (
     Floats,
     LearnedLayer,
     must_broadcast,
+    product,
     read_parameter,
     sigmoid,
     summed_to,
@@ -261,7 +262,7 @@ def variational_dropout_backward(
         dvariance[sd == 0] = 0
         dx = grad @ weight.T + 2 * x * (dvariance @ variances.T)
         dvariances = squares.T @ dvariance
-        dweight = x.T @ grad + 2 * weight * _alpha(weight, log_alphas) * dvariances
+        dweight = x.T @ grad + _slopes(weight, log_alphas) * dvariances
         dlog_alpha = summed_to(log_alphas.shape, variances * dvariances)
     return dx.astype(kind, copy=False), dweight.astype(kind, copy=False), dlog_alpha
 
@@ -485,9 +486,7 @@ class VariationalDropout(LearnedLayer):
         dx, dweight, dlog_alpha = variational_dropout_backward(
             grad, x, weight, self.mask, self.log_alpha, threshold=self.threshold
         )
-        real = np.float64 if dx.dtype == np.float64 else np.float32
-        dbias = np.asarray(grad).sum(0, dtype=real).astype(dx.dtype)
-        return dx, dweight, dbias, dlog_alpha
+        return dx, dweight, bias_gradient(grad), dlog_alpha
 
     def kl(self, weight: ArrayLike) -> tuple[float, Floats]:
         """Return the sum of all weights' `variational_kl`, which does not depend on their values.
@@ -553,14 +552,14 @@ def _read_threshold(threshold: Any) -> float:
     return value
 
 
-def _alpha(weight: Array, log_alpha: Floats) -> Array:
-    """Return alpha in the type of the weights."""
-    return np.asarray(np.exp(log_alpha).astype(weight.dtype))
-
-
 def _variances(weight: Array, log_alpha: Floats) -> Array:
-    """Return the variance of each weight."""
-    return np.asarray(_alpha(weight, log_alpha) * np.square(weight))
+    """Return the variance of each weight, in its type, which may not hold alpha alone."""
+    return product(np.square(weight, dtype=np.float64), np.exp(log_alpha)).astype(weight.dtype)
+
+
+def _slopes(weight: Array, log_alpha: Floats) -> Array:
+    """Return the derivative of each variance by its weight, of the weights' type."""
+    return product(2 * weight.astype(np.float64), np.exp(log_alpha)).astype(weight.dtype)
 
 
 def _deviation(x: Array, variances: Array) -> Array:

@@ -395,3 +395,45 @@ def test_a_rate_that_helps_rises_and_one_that_harms_falls():
         layer.logit -= 0.2 * (dlogit + more)
     assert (layer.p[:2] < 0.1).all()
     assert (layer.p[2:] > 0.4).all()
+
+
+def test_a_rate_that_underflows_is_not_inference():
+    x, logit, temperature = np.ones(4), -800.0, 100.0
+    y, mask = fd.concrete_dropout(x, logit, temperature, rng=0, return_mask=True)
+    dx, dlogit = fd.concrete_dropout_backward(x, x, mask, logit, temperature)
+    assert (dx == y).all()
+    assert (y < 1).all()
+    assert dlogit < 0
+
+
+def test_gradients_of_one_number_are_arrays():
+    for dtype in (np.float16, np.float32, np.float64):
+        x = np.ones((), dtype)
+        _, mask = fd.concrete_dropout(x, 0.0, rng=0, return_mask=True)
+        dx, dlogit = fd.concrete_dropout_backward(x, x, mask, 0.0)
+        assert type(dx) is type(dlogit) is np.ndarray
+        assert dx.shape == dlogit.shape == ()
+
+
+def test_regularizer_of_no_penalty_and_of_no_weights():
+    layer = nn.ConcreteDropout(0.5, weight_regularizer=0.0)
+    layer.logit = 720.0  # 1 / (1-p) overflows
+    value, dweight, dlogit = layer.regularizer(np.ones((3, 2)))
+    assert np.isfinite(value)
+    assert not dweight.any()
+    assert np.isfinite(dlogit)
+    layer = nn.ConcreteDropout(0.5, weight_regularizer=1.0)
+    assert layer.regularizer(np.ones((0, 5)))[0] == 0.0
+    layer.logit = 720.0
+    assert np.isfinite(layer.regularizer(np.zeros((3, 2)))[0])
+
+
+@pytest.mark.parametrize("kind", [nn.ConcreteDropout, nn.VariationalDropout])
+def test_states_of_empty_parameters_and_of_none(kind):
+    layer = kind(0.5, shape=(0, 3), rng=0)
+    state = json.loads(json.dumps(layer.state_dict()))
+    layer.load_state_dict(state)
+    assert layer.state_dict() == state
+    del state["generator"]
+    with pytest.raises(ValueError, match=r"state needs '\w+' and 'generator'; it has \['log"):
+        layer.load_state_dict(state)

@@ -349,3 +349,21 @@ def test_a_rate_that_rises():
     assert shares[0] == 0
     assert np.all(np.diff(shares) > 0.03)
     assert shares[-1] == pytest.approx(1 - np.exp(-0.5), abs=0.04)
+
+
+def test_settings_of_other_types_and_masks_read_as_arrays():
+    with pytest.raises(ValueError, match=r"x has shape \(2, 3, 0, 5\): its maps are empty"):
+        fd.dropblock2d(np.ones((2, 3, 0, 5)), 0.1, 1)
+    for setting in ("border", "data_format"):
+        with pytest.raises(ValueError, match=f"{setting}=array"):
+            fd.dropblock2d(np.ones((1, 1, 5, 5)), 0.1, 3, **{setting: np.array(["whole", "x"])})
+    _, mask = fd.dropblock2d(np.ones((2, 3, 5, 5)), 0.3, 3, rng=0, return_mask=True)
+    array = np.asarray(mask)
+    assert array.dtype == bool
+    assert (array == mask.keep()).all()
+    assert np.asarray(mask, np.float32).dtype == np.float32
+    with pytest.raises(ValueError, match="holds no array"):
+        np.array(mask, copy=False)
+    for shape in ((2.9, 3, 5, 5), 5):
+        with pytest.raises((TypeError, ValueError), match="shape"):
+            fd.BlockMask(mask.seeds, shape, 3)

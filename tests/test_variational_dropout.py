@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -370,3 +371,33 @@ def test_useless_weights_are_found():
     assert layer.sparsity() == 0.75
     error = layer.eval()(x, weight) - target
     assert np.square(error).mean() == pytest.approx(0.25, rel=0.15)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("log_alpha", [89.0, 800.0])
+def test_a_weight_of_zero_has_no_noise_however_large_alpha(dtype, log_alpha):
+    weight, log_alphas = np.array([[0], [1]], dtype), np.array([[log_alpha], [0.0]])
+    x = np.ones((3, 2), dtype)
+    y, mask = fd.variational_dropout(x, weight, log_alphas, rng=0, return_mask=True)
+    assert np.isfinite(y).all()
+    assert y.dtype == dtype
+    dx, dweight, dlog_alpha = fd.variational_dropout_backward(
+        np.ones((3, 1), dtype), x, weight, mask, log_alphas
+    )
+    assert np.isfinite(dweight).all()
+    assert np.isfinite(dlog_alpha).all()
+    assert np.isfinite(dx).all()
+    assert dlog_alpha[0, 0] == 0.0 != dlog_alpha[1, 0]
+
+
+@pytest.mark.parametrize("make", [lambda: nn.VariationalDropout(0.1, rng=0), None])
+@pytest.mark.parametrize(("dtype", "large"), [(np.float16, 3e4), (np.float32, 3e38)])
+def test_a_bias_gradient_overflows_in_silence(make, dtype, large):
+    layer = make() if make else nn.DropConnect(0.1, rng=0)
+    x, weight, grad = np.ones((4, 3), dtype), np.ones((3, 2), dtype), np.full((4, 2), large, dtype)
+    with np.errstate(all="raise"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer(x, weight)
+        gradients = layer.backward(grad)
+    assert np.isinf(gradients[2]).all()
+    assert gradients[2].dtype == dtype

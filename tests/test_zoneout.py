@@ -359,3 +359,10 @@ def test_the_layer_refuses():
             with pytest.raises((TypeError, ValueError), match=f"{name}(=| must be)"):
                 setattr(layer, name, wrong)
     assert (layer.p, layer.p_cell) == (0.5, None)
+
+
+def test_backward_wants_the_masks_of_both_states():
+    layer, h = nn.Zoneout(0.5, rng=0), np.ones((2, 2))
+    layer(h, h, h, h)
+    with pytest.raises(ValueError, match="mask has 1 items; it must be a Mask, or"):
+        layer.backward(h, h, mask=layer.mask[:1])
