@@ -1,8 +1,7 @@
 """The compiled modules and their flags; everything else is in pyproject.toml.
 
 No -march and no probing of the machine that builds: every kernel names its own target in its source
-and is chosen when fastdrop is imported. No -ffast-math, and -ffp-contract=off, so that results are
-the same bits on every ISA.
+and is chosen when fastdrop is imported.
 """
 
 import multiprocessing
@@ -18,14 +17,15 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
+# no -ffast-math, and no contraction of a product and a sum: the same bits on every ISA
 GNU = ["-std=c11", "-g0", "-ffp-contract=off", "-fvisibility=hidden"]
 if sys.platform == "linux":  # no exception comes this way, and they would be 4 % of the wheel
     GNU.append("-fno-asynchronous-unwind-tables")
 if sys.maxsize < 2**32 and platform.machine() in ("i386", "i586", "i686", "x86_64"):
     GNU += ["-msse2", "-mfpmath=sse"]  # the x87 would round twice
 COMPILE = {"unix": GNU, "mingw32": GNU, "msvc": ["/std:c11", "/O2", "/fp:precise"]}
-# -O2, for -O3 gains the kernels nothing and costs 5 % of the wheel, but for the comparisons of one
-# number at a time that it makes into vectors; and small where a call takes long
+# -O2, for -O3 gains the kernels nothing and costs 5 % of the wheel. But only -O3 makes vectors of
+# fd_rates.c's comparisons; and where a call takes long what is small will do.
 OPTIMIZE = {"fd_rates.c": "-O3", "ratesmask.c": "-Os", "noise.c": "-Os"}
 # stripped, with every relocation read-only once loaded, and no executable stack
 LINK = {"linux": ["-Wl,-s", "-Wl,-z,relro,-z,now,-z,noexecstack"], "darwin": ["-Wl,-x"]}

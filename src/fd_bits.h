@@ -56,15 +56,9 @@ FD_INLINE void fd_copy_bits(uint8_t *out, uint64_t begin, const uint64_t *keep, 
                             unsigned n) {
     out += begin / 8;
     unsigned shift = (unsigned)(begin % 8);
-    if (shift == 0 && lo % 64 == 0) { /* whole words to whole bytes */
+    if (!FD_BIG_ENDIAN && shift == 0 && lo % 64 == 0) { /* whole words to whole bytes */
         const unsigned words = n / 64;
-        if (FD_BIG_ENDIAN)
-            for (unsigned i = 0; i < words; i++) {
-                const uint64_t bytes = fd_little_endian(keep[lo / 64 + i]);
-                memcpy(out + 8 * i, &bytes, 8);
-            }
-        else
-            memcpy(out, keep + lo / 64, 8 * words);
+        memcpy(out, keep + lo / 64, 8 * words);
         n -= 64 * words, lo += 64 * words, out += 8 * words;
     }
     while (n) {
