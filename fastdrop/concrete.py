@@ -118,8 +118,8 @@ def concrete_dropout(
     position. u is the element's number in the stream, a multiple of ``2**-40``, and ``2**-41``.
 
     All is worked out in float64, whatever the dtype, and rounded at the end (to bfloat16 by way of
-    float32, as ml_dtypes does). It is for learning a rate,
-    and costs accordingly; a rate that was learned is good for `dropout` too.
+    float32, as ml_dtypes does). It is for learning a rate, and costs accordingly; a rate that was
+    learned is good for `dropout` too.
 
     **Compatibility guarantee.** As for `dropout`, for the uniform numbers; the gates pass through
     NumPy's logarithm and exponential function, which may round otherwise on another machine.
@@ -434,13 +434,13 @@ class ConcreteDropout(LearnedLayer):
             )
         wide = weight.astype(np.float64)
         p, scale = sigmoid(rates), 1 + np.exp(rates)  # 1 / (1-p)
-        weighted = self.weight_regularizer * np.square(wide).sum(tuple(range(1, wide.ndim)))
-        entropy = p * np.logaddexp(0, -rates) + (1 - p) * np.logaddexp(0, rates)
         a, b = self.weight_regularizer, self.dropout_regularizer
-        value = np.sum(product(weighted, scale) - b * entropy)
+        squares = a * np.square(wide).sum(tuple(range(1, wide.ndim)))
+        entropy = p * np.logaddexp(0, -rates) + (1 - p) * np.logaddexp(0, rates)
+        value = np.sum(product(squares, scale) - b * entropy)
         scales = np.broadcast_to(scale, units).reshape(-1, *[1] * (wide.ndim - 1))
         dweight = product(2 * a * wide, scales)
-        slopes = product(weighted, np.exp(rates)) + b * p * (1 - p) * rates
+        slopes = product(squares, np.exp(rates)) + b * p * (1 - p) * rates
         dlogit = summed_to(rates.shape, slopes).reshape(self.logit.shape)
         return float(value), dweight.astype(weight.dtype.newbyteorder("=")), dlogit
 

@@ -88,7 +88,7 @@ def must_fit(array: Array, name: str, shape: tuple[int, ...], dtype: np.dtype[An
         raise ValueError(f"{name} has shape {array.shape}; with this x it must be {shape}")
 
 
-@np.errstate(all="ignore")
+@_quiet
 def bias_gradient(grad: Any) -> Array:
     """Return a gradient summed over the examples, shape (F_out,), of its own dtype."""
     array = as_input(grad, "grad")

@@ -267,8 +267,8 @@ def dropblock2d(
     (W - block_size + 1))``. For ``"clipped"`` timm takes that too, though there are more places
     then: on 14 x 14 in blocks of 7 with p = .1 it drops 21 %, here it is 9.5 %. Since blocks
     overlap, about ``1 - exp(-p)`` is dropped: 9.5 % for .1, 18 % for .2, 39 % for .5. Where
-    ``"whole"`` blocks crowd on a small map it is up to 3 points less for p up to .5, and 7 for 1;
-    where they have few places it is more, by 8 on 3 x 3 in blocks of 2. So ``p=1`` leaves some,
+    ``"whole"`` blocks crowd on a small map it is up to 4 points less for p up to .5, and 8 for 1;
+    where they have few places it is more, by 9 on 3 x 3 in blocks of 2. So ``p=1`` leaves some,
     unless a block is the whole map or one element.
 
     A block covers the rows ``i - (block_size-1)//2`` to ``i + block_size//2`` of its seed in row i,
