@@ -1,26 +1,20 @@
 """The convolutional example: its gradients, its dropout, its output, and bad input."""
 
-import importlib
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import imported_example
 
 import fastdrop as fd
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 TRAIN, TEST = 60, 20
 
 
 @pytest.fixture(scope="module")
 def cnn():
-    sys.path.insert(0, str(EXAMPLES))
-    try:
-        yield importlib.import_module("cnn")
-    finally:
-        sys.path.remove(str(EXAMPLES))
+    with imported_example("cnn") as module:
+        yield module
 
 
 def idx(array):

@@ -367,3 +367,20 @@ def test_settings_of_other_types_and_masks_read_as_arrays():
     for shape in ((2.9, 3, 5, 5), 5):
         with pytest.raises((TypeError, ValueError), match="shape"):
             fd.BlockMask(mask.seeds, shape, 3)
+
+
+@pytest.mark.parametrize(
+    ("size", "block", "p", "more"),  # more than 1 - exp(-p), as the docstring has it; in points
+    [
+        (12, 7, 0.5, -3.1),
+        (14, 7, 0.5, -3.2),
+        (12, 7, 1.0, -7.4),
+        (3, 2, 0.5, 2.9),
+        (3, 2, 1.0, 8.5),
+    ],
+)
+def test_what_is_dropped_of_small_maps(size, block, p, more):
+    _, mask = fd.dropblock2d(
+        np.ones((20000, 1, size, size), "f4"), p, block, rng=0, return_mask=True
+    )
+    assert 100 * (np.exp(-p) - mask.keep().mean()) == pytest.approx(more, abs=0.6)

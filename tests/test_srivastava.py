@@ -1,29 +1,21 @@
 """The example after Srivastava et al.: gradients, scaling modes, folds, tables, bad input."""
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import imported_example
 
 import fastdrop as fd
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SMALL = ["--hidden", "12,8", "--epochs", "2", "--batch-size", "32", "--folds", "2", "--seeds", "2"]
 
 
 @pytest.fixture(scope="module")
 def srivastava():
-    sys.path.insert(0, str(EXAMPLES))  # as python examples/srivastava.py does
-    try:
-        spec = importlib.util.spec_from_file_location("srivastava", EXAMPLES / "srivastava.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(EXAMPLES))
-    return module
+    with imported_example("srivastava") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")

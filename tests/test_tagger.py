@@ -1,29 +1,19 @@
 """The tagger example: what it reads, that it learns, its table, and bad input."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from conftest import imported_example
 
 pytest.importorskip("thinc.api", reason="needs: pip install thinc")
 pytest.importorskip("fastdrop.thinc")
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SMALL = ["--width", "16", "--depth", "1", "--epochs", "2", "--sequences", "60"]
 
 
 @pytest.fixture(scope="module")
 def tagger():
-    sys.path.insert(0, str(EXAMPLES))
-    try:
-        spec = importlib.util.spec_from_file_location("tagger_example", EXAMPLES / "tagger.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(EXAMPLES))
-    return module
+    with imported_example("tagger") as module:
+        yield module
 
 
 @pytest.fixture
