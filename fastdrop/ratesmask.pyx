@@ -58,8 +58,8 @@ cdef class RatesMask(Decisions):
     Element ``i`` is dropped iff its 40-bit uniform number, that of `Mask`, is less than
     ``round(p[i] * 2**40)``: where all rates are equal the mask is that of `Mask`, and raising a rate
     only drops more. Rates that are constant over thousands of elements, as those of images are, cost
-    1.4 to 1.9 times what one rate does, over 512 elements 2.4 to 3 times, over 64 twelve times; a rate
-    for each unit 5 to 7 times, half of what NumPy's random numbers cost; one for each element 16 to 20
+    1.4 to 2 times what one rate does, over 512 elements 2.4 to 3.1 times, over 64 twelve times; a rate
+    for each unit 5 to 8 times, half of what NumPy's random numbers cost; one for each element 16 to 20
     times, as much as those: each number is compared by itself (AVX-512, float32). Rates of rows of
     less than 128 elements are copied at each call, 8 bytes an element.
 
