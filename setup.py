@@ -19,16 +19,24 @@ from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 # no -ffast-math, and no contraction of a product and a sum: the same bits on every ISA
 GNU = ["-std=c11", "-g0", "-ffp-contract=off", "-fvisibility=hidden"]
-if sys.platform == "linux":  # no exception comes this way, and they would be 4 % of the wheel
+if sys.platform == "linux":
+    # no exception comes this way, and they would be 4 % of the wheel
     GNU.append("-fno-asynchronous-unwind-tables")
+    # functions in the order of their names: siblings lie side by side, which saves 3 % when zipped
+    GNU.append("-ffunction-sections")
 if sys.maxsize < 2**32 and platform.machine() in ("i386", "i586", "i686", "x86_64"):
     GNU += ["-msse2", "-mfpmath=sse"]  # the x87 would round twice
 COMPILE = {"unix": GNU, "mingw32": GNU, "msvc": ["/std:c11", "/O2", "/fp:precise"]}
 # -O2, for -O3 gains the kernels nothing and costs 5 % of the wheel. But only -O3 makes vectors of
 # fd_rates.c's comparisons; and where a call takes long what is small will do.
 OPTIMIZE = {"fd_rates.c": "-O3", "ratesmask.c": "-Os", "noise.c": "-Os"}
+# what Cython writes is 1 % smaller unaligned, and as fast
+UNALIGNED = ["-fno-align-functions", "-fno-align-loops", "-fno-align-jumps"]
 # stripped, with every relocation read-only once loaded, and no executable stack
-LINK = {"linux": ["-Wl,-s", "-Wl,-z,relro,-z,now,-z,noexecstack"], "darwin": ["-Wl,-x"]}
+LINK = {
+    "linux": ["-Wl,-s", "-Wl,-z,relro,-z,now,-z,noexecstack", "-Wl,--sort-section=name"],
+    "darwin": ["-Wl,-x"],
+}
 
 NO_COMPILER = """
 fastdrop could not be compiled. It needs a C compiler (gcc, clang or MSVC) and Python's headers:
@@ -51,6 +59,8 @@ class build_side_by_side(build_ext):
             flags = COMPILE[compiler.compiler_type]
             if compiler.compiler_type != "msvc":
                 flags = [*flags, OPTIMIZE.get(Path(source).name, "-O2")]
+                if Path(source).parts[0] != "src":
+                    flags += UNALIGNED
             return compile_sources([source], **options | {"extra_postargs": flags})
 
         def compile_all(sources, **options):
@@ -112,6 +122,7 @@ setup(
             "language_level": 3,
             "annotation_typing": False,
             "freethreading_compatible": True,
+            "auto_pickle": False,  # what is pickled says how itself
         },
     ),
     cmdclass={"build_ext": build_side_by_side},

@@ -59,8 +59,11 @@ cdef extern from "fastdrop.h" nogil:
     void fd_window_noise(const fd_kernels *k, fd_dtype dtype, const fd_window *w, void *y,
                          const void *x, uint64_t begin, uint64_t n, const fd_stream *stream,
                          double sd, int additive)
-    void fd_window_bits(const fd_kernels *k, const fd_window *w, uint8_t *out, uint64_t begin,
-                        uint64_t n, const fd_stream *stream)
+    void fd_window_bits(const fd_kernels *k, const fd_window *w, uint8_t *out, uint64_t at,
+                        uint64_t begin, uint64_t n, const fd_stream *stream)
+    void fd_window_softmax(const fd_kernels *k, fd_dtype dtype, const fd_window *w, void *y,
+                           const void *x, const void *grad, uint64_t row, uint64_t begin, uint64_t n,
+                           const fd_stream *stream, double scale)
     void fd_window_rates(const fd_kernels *k, fd_dtype dtype, const fd_window *w, void *y,
                          const void *x, uint64_t begin, uint64_t n, const fd_stream *stream,
                          const fd_rates *rates)
@@ -103,7 +106,7 @@ ctypedef struct Job:
     fd_fused fused
     uint64_t first  # index of element 0, for the fused kernels, which know no window
     fd_rates rates  # by elements; by runs one for each
-    uint64_t run  # elements that share a rate
+    uint64_t run  # elements that share a rate, or are a row of a softmax
     void *context  # of kernels that are defined elsewhere
     fd_window window
 
@@ -112,6 +115,7 @@ cdef void affine(const Job *job, uint64_t begin, uint64_t n) noexcept nogil
 cdef void noise(const Job *job, uint64_t begin, uint64_t n) noexcept nogil
 cdef void bits(const Job *job, uint64_t begin, uint64_t n) noexcept nogil
 cdef void fused(const Job *job, uint64_t begin, uint64_t n) noexcept nogil
+cdef void softmax(const Job *job, uint64_t begin, uint64_t n) noexcept nogil
 cdef void by_elements(const Job *job, uint64_t begin, uint64_t n) noexcept nogil
 cdef void bits_by_elements(const Job *job, uint64_t begin, uint64_t n) noexcept nogil
 cdef void by_runs(const Job *job, uint64_t begin, uint64_t n) noexcept nogil

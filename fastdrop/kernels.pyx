@@ -142,13 +142,19 @@ cdef void noise(const Job *job, uint64_t begin, uint64_t n) noexcept nogil:
 
 cdef void bits(const Job *job, uint64_t begin, uint64_t n) noexcept nogil:
     """Keep bits into the same bits of y."""
-    fd_window_bits(job.isa, &job.window, <uint8_t *>job.y, begin, n, &job.stream)
+    fd_window_bits(job.isa, &job.window, <uint8_t *>job.y, begin, begin, n, &job.stream)
 
 
 cdef void fused(const Job *job, uint64_t begin, uint64_t n) noexcept nogil:
     """What job.fused says: dropout together with its neighbours."""
     fd_range_fused(job.isa, job.x_dtype, job.dtype, job.y, job.x, job.size, job.first, begin, n,
                    &job.stream, job.values.scale, &job.fused)
+
+
+cdef void softmax(const Job *job, uint64_t begin, uint64_t n) noexcept nogil:
+    """Dropout of the rows' softmax, or where something is beside x, of whose gradient by x."""
+    fd_window_softmax(job.isa, job.dtype, &job.window, job.y, job.x, job.fused.beside, job.run, begin,
+                      n, &job.stream, job.values.scale)
 
 
 cdef void by_elements(const Job *job, uint64_t begin, uint64_t n) noexcept nogil:
@@ -234,9 +240,11 @@ cdef int start_workers(int n) except -1:
 
 
 cdef double bytes_of_work(const Job *job) noexcept nogil:
-    """Bytes that an element counts as: those of output, but bits are few for the work that they are."""
+    """Bytes that an element counts as: those of output, but for their work bits are few, and a softmax."""
     if job.kernel in (bits, bits_by_runs, bits_by_elements):
         return 1.0
+    if job.kernel == softmax:
+        return 4.0 * item_bytes(job.dtype)
     return item_bytes(job.dtype)
 
 

@@ -92,7 +92,7 @@ void fd_window_init(fd_window *w, int ndim, const uint64_t *shape, const uint64_
                     uint64_t first);
 
 /* Elements begin .. begin+n-1 of the window in C order; x and y point at element 0 of the window
- * and are C-contiguous, bit 0 of out is element 0. */
+ * and are C-contiguous. */
 void fd_window_plain(const fd_kernels *k, fd_dtype dtype, const fd_window *w, void *y,
                      const void *x, uint64_t begin, uint64_t n, const fd_stream *stream,
                      const fd_values *values);
@@ -102,8 +102,9 @@ void fd_window_affine(const fd_kernels *k, fd_dtype dtype, const fd_window *w, v
 void fd_window_noise(const fd_kernels *k, fd_dtype dtype, const fd_window *w, void *y,
                      const void *x, uint64_t begin, uint64_t n, const fd_stream *stream, double sd,
                      int additive);
-void fd_window_bits(const fd_kernels *k, const fd_window *w, uint8_t *out, uint64_t begin,
-                    uint64_t n, const fd_stream *stream);
+/* Into bits at .. at+n-1 of out, that of element begin first. */
+void fd_window_bits(const fd_kernels *k, const fd_window *w, uint8_t *out, uint64_t at,
+                    uint64_t begin, uint64_t n, const fd_stream *stream);
 
 /* fd_rates.c: a rate for each element. Element e of the window is dropped with probability p[e % period],
  * and scaled by scales[e % period], or where that is NULL by 1/(1-p); the stream's own threshold is not
@@ -121,6 +122,17 @@ void fd_window_rates_bits(const fd_kernels *k, const fd_window *w, uint8_t *out,
 /* The uniform numbers U themselves, in units of 2^-40; out[0] is element `begin`. */
 void fd_window_uniforms(const fd_kernels *k, const fd_window *w, uint64_t *out, uint64_t begin,
                         uint64_t n, const fd_stream *stream);
+
+/* fd_softmax.c: dropout of the softmax of each run of `row` elements, y = keep ? softmax(x) * scale : +0; or
+ * where grad, the gradient by y, is given, that by x:
+ *
+ *   y = softmax(x) * scale * (g - sum of the row's softmax(x) * g),  g = keep ? grad : +0
+ *
+ * A row that is all -infinity has a softmax of zeros; one with a NaN or +infinity, of NaNs. begin and n are
+ * multiples of row > 0; y, x and grad are of one dtype, and those are y or do not overlap it. */
+void fd_window_softmax(const fd_kernels *k, fd_dtype dtype, const fd_window *w, void *y,
+                       const void *x, const void *grad, uint64_t row, uint64_t begin, uint64_t n,
+                       const fd_stream *stream, double scale);
 
 /* Elements begin .. begin+n-1 of an array of `size` elements, whose first has index `first`, by what fused
  * says. y, x, fused->beside and fused->column are those of element 0. */

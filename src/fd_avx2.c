@@ -111,6 +111,9 @@ FD_INLINE v_u32 u32_bits(v_f32 a) { return _mm256_castps_si256(a); }
 FD_INLINE v_u32 select_u32(v_u32 m, v_u32 a, v_u32 b) { return _mm256_blendv_epi8(b, a, m); }
 FD_INLINE v_f32 div_f32(v_f32 a, v_f32 b) { return _mm256_div_ps(a, b); }
 FD_INLINE v_f32 normals_f32(const float *z) { return load_f32(z); }
+FD_INLINE v_f32 sub_f32(v_f32 a, v_f32 b) { return _mm256_sub_ps(a, b); }
+FD_INLINE v_f32 max_f32(v_f32 a, v_f32 b) { return _mm256_max_ps(a, b); }
+FD_INLINE v_f32 pow2_f32(v_f32 a) { return f32_bits(_mm256_slli_epi32(u32_bits(a), 23)); }
 
 FD_INLINE v_f32 load_f16(const uint16_t *x) {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)x));
@@ -195,6 +198,11 @@ FD_INLINE v_f64 normals_f64(const float *z) { return _mm256_cvtps_pd(_mm_loadu_p
 FD_INLINE v_f64 load_f64(const double *x) { return _mm256_loadu_pd(x); }
 FD_INLINE void store_f64(double *y, v_f64 a) { _mm256_storeu_pd(y, a); }
 FD_INLINE void bypass_f64(double *y, v_f64 a) { _mm256_stream_pd(y, a); }
+FD_INLINE v_f64 sub_f64(v_f64 a, v_f64 b) { return _mm256_sub_pd(a, b); }
+FD_INLINE v_f64 max_f64(v_f64 a, v_f64 b) { return _mm256_max_pd(a, b); }
+FD_INLINE v_f64 pow2_f64(v_f64 a) {
+    return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(a), 52));
+}
 
 #include "fd_kernels_tpl.h"
 

@@ -123,6 +123,9 @@ FD_INLINE v_u32 select_u32(v_u32 m, v_u32 a, v_u32 b) {
 }
 FD_INLINE v_f32 div_f32(v_f32 a, v_f32 b) { return _mm512_div_ps(a, b); }
 FD_INLINE v_f32 normals_f32(const float *z) { return load_f32(z); }
+FD_INLINE v_f32 sub_f32(v_f32 a, v_f32 b) { return _mm512_sub_ps(a, b); }
+FD_INLINE v_f32 max_f32(v_f32 a, v_f32 b) { return _mm512_max_ps(a, b); }
+FD_INLINE v_f32 pow2_f32(v_f32 a) { return f32_bits(_mm512_slli_epi32(u32_bits(a), 23)); }
 
 FD_INLINE v_f32 load_f16(const uint16_t *x) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)x));
@@ -195,6 +198,11 @@ FD_INLINE v_f64 normals_f64(const float *z) { return _mm512_cvtps_pd(_mm256_load
 FD_INLINE v_f64 load_f64(const double *x) { return _mm512_loadu_pd(x); }
 FD_INLINE void store_f64(double *y, v_f64 a) { _mm512_storeu_pd(y, a); }
 FD_INLINE void bypass_f64(double *y, v_f64 a) { _mm512_stream_pd(y, a); }
+FD_INLINE v_f64 sub_f64(v_f64 a, v_f64 b) { return _mm512_sub_pd(a, b); }
+FD_INLINE v_f64 max_f64(v_f64 a, v_f64 b) { return _mm512_max_pd(a, b); }
+FD_INLINE v_f64 pow2_f64(v_f64 a) {
+    return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(a), 52));
+}
 
 #include "fd_kernels_tpl.h"
 

@@ -11,6 +11,10 @@
 #define FD_BYPASSES 0 /* no portable store goes around the caches */
 #define V_BLOCKS 1
 
+/* a vector is one element: by 16 the code is twice as long, and no faster */
+#undef FD_UNROLL
+#define FD_UNROLL FD_UNROLL_4
+
 typedef uint32_t v_word;
 typedef uint64_t v_prod, v_pair;
 
@@ -81,6 +85,9 @@ FD_INLINE v_u32 u32_bits(v_f32 a) { return fd_bits_of(a); }
 FD_INLINE v_u32 select_u32(v_u32 m, v_u32 a, v_u32 b) { return (a & m) | (b & ~m); }
 FD_INLINE v_f32 div_f32(v_f32 a, v_f32 b) { return a / b; }
 FD_INLINE v_f32 normals_f32(const float *z) { return *z; }
+FD_INLINE v_f32 sub_f32(v_f32 a, v_f32 b) { return a - b; }
+FD_INLINE v_f32 max_f32(v_f32 a, v_f32 b) { return a > b ? a : b; }
+FD_INLINE v_f32 pow2_f32(v_f32 a) { return fd_float_of(fd_bits_of(a) << 23); }
 
 FD_INLINE v_f32 load_f16(const uint16_t *x) {
     const uint32_t sign = (uint32_t)(*x & 0x8000) << 16, magnitude = *x & 0x7FFF;
@@ -131,6 +138,15 @@ FD_INLINE v_f64 relu_f64(v_f64 a) { return keep_or_zero_f64(!(a <= 0), a); }
 FD_INLINE v_f64 normals_f64(const float *z) { return *z; }
 FD_INLINE v_f64 load_f64(const double *x) { return *x; }
 FD_INLINE void store_f64(double *y, v_f64 a) { *y = a; }
+FD_INLINE v_f64 sub_f64(v_f64 a, v_f64 b) { return a - b; }
+FD_INLINE v_f64 max_f64(v_f64 a, v_f64 b) { return a > b ? a : b; }
+FD_INLINE v_f64 pow2_f64(v_f64 a) {
+    uint64_t w;
+    memcpy(&w, &a, sizeof w);
+    w <<= 52;
+    memcpy(&a, &w, sizeof a);
+    return a;
+}
 
 FD_INLINE void fence(void) {}
 #define bypass_f16 store_f16

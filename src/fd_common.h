@@ -12,13 +12,16 @@
 #define FD_INLINE static __forceinline
 #define FD_NOINLINE static __declspec(noinline)
 #define FD_UNROLL
+#define FD_UNROLL_4
 #else
 #define FD_INLINE static inline __attribute__((always_inline))
 #define FD_NOINLINE static __attribute__((noinline))
 #if defined(__clang__)
 #define FD_UNROLL _Pragma("clang loop unroll(full)")
+#define FD_UNROLL_4 _Pragma("clang loop unroll_count(4)")
 #else
 #define FD_UNROLL _Pragma("GCC unroll 16")
+#define FD_UNROLL_4 _Pragma("GCC unroll 4")
 #endif
 #endif
 

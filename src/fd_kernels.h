@@ -6,6 +6,7 @@
 #define FD_KERNELS_H
 
 #include "fastdrop.h"
+#include "fd_stream.h"
 
 /*
  * How a call treats memory, a set of
@@ -72,6 +73,38 @@ typedef void fd_scaled_fn(void *y, const void *x, const uint64_t *keep, size_t n
 typedef void fd_given_fn(void *y, const void *x, const uint64_t *keep, unsigned i, unsigned n,
                          const fd_values *values, int affine, int bypass);
 
+/*
+ * Softmax, of float or double: of several rows that follow each other, of n elements each, a multiple of
+ * FD_MAX_STEP, and no more than FD_TILE in all. `keep` has the rows' bits, from bit 0 on; scale is the
+ * dropout's.
+ */
+enum { FD_BLOCK_ROWS = FD_TILE / FD_MAX_STEP };
+
+/* What is known of a row so far: the maximum, the sum of e^(x - max), and that of e^(x - max) times the
+ * gradient by the softmax. */
+typedef struct {
+    double max, sum, dot;
+} fd_softmax_row;
+
+/* e = e^(x - max), with the rows' maxima so far; adds e to their sums. Meanwhile fetches what three arrays
+ * have ahead, so many lines for each FD_MAX_STEP elements; NULL: nothing. */
+struct fd_ahead;
+typedef void fd_exps_fn(void *e, const void *x, size_t n, unsigned rows, fd_softmax_row *row,
+                        struct fd_ahead *ahead);
+
+/* Adds keep ? e * grad : +0 to the rows' dots. */
+typedef void fd_dots_fn(const void *e, const void *grad, const uint64_t *keep, size_t n,
+                        unsigned rows, fd_softmax_row *row);
+
+/* y = keep ? e / sum * scale : +0; or where grad is not NULL, with `dot` of all of the row,
+ * y = e / sum * scale * ((keep ? grad : +0) - dot / sum). */
+typedef void fd_soft_fn(void *y, const void *e, const void *grad, const uint64_t *keep, size_t n,
+                        unsigned rows, const fd_softmax_row *row, double scale);
+
+/* n elements of 16 bits to floats; and back, rounded to nearest even. */
+typedef void fd_widen_fn(float *y, const uint16_t *x, size_t n);
+typedef void fd_narrow_fn(uint16_t *y, const float *x, size_t n);
+
 /* The kernels of one ISA. */
 struct fd_kernels {
     const char *name; /* "baseline", "avx2", "avx512", "neon" */
@@ -87,6 +120,11 @@ struct fd_kernels {
     fd_words_fn *words;
     fd_scaled_fn *scaled[FD_DTYPES];
     fd_noise_fn *noise[FD_DTYPES];
+    fd_exps_fn *exps[2]; /* of float, of double */
+    fd_dots_fn *dots[2];
+    fd_soft_fn *soft[2];
+    fd_widen_fn *widen[2]; /* of FD_F16, of FD_BF16 */
+    fd_narrow_fn *narrow[2];
     void (*fence)(void);
 };
 

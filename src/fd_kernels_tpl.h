@@ -72,9 +72,24 @@ enum { FD_RESIDUAL, FD_BIAS_GRAD, FD_PLAIN, FD_ONES, FD_AFFINE, FD_SCALED, FD_RE
 #undef FD_REAL
 #undef FD_WIDENS
 
+#define FD_REAL f32
+#include "fd_softmax_tpl.h"
+#undef FD_REAL
+#define FD_REAL f64
+#include "fd_softmax_tpl.h"
+#undef FD_REAL
+
+#define FD_DTYPE f16
+#include "fd_widen_tpl.h"
+#undef FD_DTYPE
+#define FD_DTYPE bf16
+#include "fd_widen_tpl.h"
+#undef FD_DTYPE
+
 #define FD_ALL(op)                                                                  \
     {FD_CAT(op##_f16, FD_ISA), FD_CAT(op##_bf16, FD_ISA), FD_CAT(op##_f32, FD_ISA), \
      FD_CAT(op##_f64, FD_ISA)}
+#define FD_REALS(op) {FD_CAT(op##_f32, FD_ISA), FD_CAT(op##_f64, FD_ISA)}
 
 static const fd_kernels table = {
     .name = FD_NAME(FD_ISA),
@@ -90,5 +105,10 @@ static const fd_kernels table = {
     .words = FD_CAT(fd_words, FD_ISA),
     .scaled = FD_ALL(fd_scaled),
     .noise = FD_ALL(fd_noise),
+    .exps = FD_REALS(fd_exps),
+    .dots = FD_REALS(fd_dots),
+    .soft = FD_REALS(fd_soft),
+    .widen = {FD_CAT(fd_widen_f16, FD_ISA), FD_CAT(fd_widen_bf16, FD_ISA)},
+    .narrow = {FD_CAT(fd_narrow_f16, FD_ISA), FD_CAT(fd_narrow_bf16, FD_ISA)},
     .fence = FD_CAT(fd_fence, FD_ISA),
 };

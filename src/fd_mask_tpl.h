@@ -83,7 +83,7 @@ FD_INLINE void fd_group_bits(uint64_t *keep, uint64_t *tied, const fd_schedule *
                              fd_ahead *ahead) {
     fd_group g;
     v_pair u01, u23, keep01, keep23, tied01, tied23;
-    if (ahead) fd_fetch(ahead);
+    if (ahead) fd_fetch(ahead, 2);
     fd_group_begin(&g, s, c0);
     fd_group_tag(&keep01, &keep23, &g, s, s->last_plane);
     tied01 = keep01, tied23 = keep23;
@@ -96,7 +96,7 @@ FD_INLINE void fd_group_bits(uint64_t *keep, uint64_t *tied, const fd_schedule *
     }
     for (int plane = s->last_plane - 1; plane >= 0; plane--) {
         fd_group_tag(&u01, &u23, &g, s, plane);
-        if (ahead) fd_fetch(ahead);
+        if (ahead) fd_fetch(ahead, 2);
         if (fd_schedule_bit(s, plane)) {
             keep01 = v_and(keep01, u01), keep23 = v_and(keep23, u23);
             tied01 = v_and(tied01, u01), tied23 = v_and(tied23, u23);

@@ -107,6 +107,9 @@ FD_INLINE v_u32 u32_bits(v_f32 a) { return vreinterpretq_u32_f32(a); }
 FD_INLINE v_u32 select_u32(v_u32 m, v_u32 a, v_u32 b) { return vbslq_u32(m, a, b); }
 FD_INLINE v_f32 div_f32(v_f32 a, v_f32 b) { return vdivq_f32(a, b); }
 FD_INLINE v_f32 normals_f32(const float *z) { return load_f32(z); }
+FD_INLINE v_f32 sub_f32(v_f32 a, v_f32 b) { return vsubq_f32(a, b); }
+FD_INLINE v_f32 max_f32(v_f32 a, v_f32 b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+FD_INLINE v_f32 pow2_f32(v_f32 a) { return f32_bits(vshlq_n_u32(u32_bits(a), 23)); }
 
 FD_INLINE v_f32 load_f16(const uint16_t *x) {
     return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(x)));
@@ -146,6 +149,11 @@ FD_INLINE v_f64 relu_f64(v_f64 a) {
 FD_INLINE v_f64 normals_f64(const float *z) { return vcvt_f64_f32(vld1_f32(z)); }
 FD_INLINE v_f64 load_f64(const double *x) { return vld1q_f64(x); }
 FD_INLINE void store_f64(double *y, v_f64 a) { vst1q_f64(y, a); }
+FD_INLINE v_f64 sub_f64(v_f64 a, v_f64 b) { return vsubq_f64(a, b); }
+FD_INLINE v_f64 max_f64(v_f64 a, v_f64 b) { return vbslq_f64(vcgtq_f64(a, b), a, b); }
+FD_INLINE v_f64 pow2_f64(v_f64 a) {
+    return vreinterpretq_f64_u64(vshlq_n_u64(vreinterpretq_u64_f64(a), 52));
+}
 
 FD_INLINE void fence(void) {}
 #define bypass_f16 store_f16

@@ -11,7 +11,7 @@
  * Memory that will be read some thousand bytes on. It is fetched while bits are made, a few lines a plane,
  * so that bits do not wait for memory nor memory for bits.
  */
-typedef struct {
+typedef struct fd_ahead {
     const char *at;
     unsigned lines; /* of 64 bytes, a plane; 0: none */
 } fd_ahead;
@@ -82,9 +82,9 @@ FD_INLINE unsigned fd_lines_a_plane(const fd_schedule *s, size_t n_bytes) {
     return planes ? ((unsigned)n_bytes / 64 + planes - 1) / planes : 0;
 }
 
-/* The lines of one plane. */
-FD_INLINE void fd_fetch(fd_ahead ahead[2]) {
-    for (int i = 0; i < 2; i++) {
+/* The next lines of so many arrays. */
+FD_INLINE void fd_fetch(fd_ahead *ahead, int arrays) {
+    for (int i = 0; i < arrays; i++) {
         const size_t n_bytes = 64 * (size_t)ahead[i].lines;
         for (size_t at = 0; at < n_bytes; at += 64) FD_PREFETCH(ahead[i].at + at);
         ahead[i].at += n_bytes;

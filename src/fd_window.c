@@ -189,8 +189,8 @@ void fd_window_affine(const fd_kernels *k, fd_dtype dtype, const fd_window *w, v
     apply(k, dtype, w, (char *)y, (const char *)x, begin, n, stream, values, 1);
 }
 
-void fd_window_bits(const fd_kernels *k, const fd_window *w, uint8_t *out, uint64_t begin,
-                    uint64_t n, const fd_stream *stream) {
+void fd_window_bits(const fd_kernels *k, const fd_window *w, uint8_t *out, uint64_t at,
+                    uint64_t begin, uint64_t n, const fd_stream *stream) {
     if (n == 0) return;
     cursor c;
     cursor_init(&c, w, begin);
@@ -198,16 +198,16 @@ void fd_window_bits(const fd_kernels *k, const fd_window *w, uint8_t *out, uint6
     fd_schedule_init(&schedule, stream);
     strip s;
     s.begin = s.end = 0, s.keep[0] = 0;
-    for (unsigned count; n && !has_long_runs(w); begin += count, n -= count) {
+    for (unsigned count; n && !has_long_runs(w); at += count, n -= count) {
         count = fill_strip(&s, &c, n, k, &schedule, 0);
-        fd_copy_bits(out, begin, s.keep, s.begin, count);
+        fd_copy_bits(out, at, s.keep, s.begin, count);
         drop_from_strip(&s, count);
     }
     while (n) {
         const uint64_t left = run_left(&c), count = n < left ? n : left;
-        k->bits(out, begin, index_at(&c), (size_t)count, stream);
+        k->bits(out, at, index_at(&c), (size_t)count, stream);
         advance(&c, count);
-        begin += count, n -= count;
+        at += count, n -= count;
     }
 }
 

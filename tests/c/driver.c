@@ -1022,6 +1022,202 @@ static void parity_of_noise(const fd_kernels *k) {
         }
 }
 
+/* ---- softmax --------------------------------------------------------------------------------- */
+
+/* e^x, x of 0 or below: what the comment in src/fd_softmax_tpl.h says, coefficients as there. */
+static double exponential(fd_dtype d, double x) {
+    static const double single[] = {0.00132647273, 0.00967151299, 0.0555073358,
+                                    0.240222424,   0.693147004,   1};
+    static const double wide[] = {
+        4.43477114006894891e-10, 7.07378325404805457e-09, 1.01781995728823014e-07,
+        1.32154352822713347e-06, 1.52527334931250152e-05, 0.000154035304571121726,
+        0.00133335581467746204,  0.00961812910759411895,  0.0555041086648200774,
+        0.240226506959101305,    0.693147180559945286,    1};
+    const double *c = d == FD_F64 ? wide : single;
+    const int degree = d == FD_F64 ? 11 : 5, most = d == FD_F64 ? 1023 : 127;
+    double t = rounded(d, x * rounded(d, 1.4426950408889634));
+    if (isnan(x)) return x;
+    if (t < -most) t = -most;
+    /* to the nearest integer, halves as they come in this sum */
+    const double large = most + (d == FD_F64 ? 0x1.8p52 : 0x1.8p23), biased = rounded(d, t + large);
+    const double n = biased - large, f = rounded(d, t - n);
+    double sum = rounded(d, c[0]);
+    for (int i = 1; i <= degree; i++) {
+        const double product = rounded(d, sum * f);
+        sum = rounded(d, product + rounded(d, c[i]));
+    }
+    return n == -most ? 0 : rounded(d, ldexp(sum, (int)n));
+}
+
+/* 64 lanes: each half added to the other, until one is left. */
+static double total_of(fd_dtype d, double *lanes) {
+    for (int half = 32; half; half /= 2)
+        for (int i = 0; i < half; i++) lanes[i] = rounded(d, lanes[i] + lanes[i + half]);
+    return lanes[0];
+}
+
+typedef struct {
+    const fd_kernels *kernels;
+    fd_dtype dtype;
+    size_t row, rows;
+    fd_stream stream;
+    double scale;
+    const fd_window *window;
+    const double *x_value, *grad_value; /* NULL: forward */
+    const uint64_t *x, *grad;
+    int upper, y_is_x, y_is_grad;
+    size_t x_shift, y_shift, grad_shift, begin;
+} softmax_call;
+
+static uint64_t softmax_y[MOST]; /* by the model */
+
+static void model_row(const softmax_call *c, size_t from) {
+    enum { BLOCK = 2048 };
+    static double e[MOST];
+    const fd_dtype d = c->dtype;
+    const double *x = c->x_value + from, *grad = c->grad_value ? c->grad_value + from : NULL;
+    const unsigned char *kept_here = keep + from;
+    double max = -INFINITY, sum = 0, dot = 0;
+    for (size_t at = 0; at < c->row; at += BLOCK) {
+        const size_t to = at + BLOCK < c->row ? at + BLOCK : c->row;
+        double lanes[64] = {0}, products[64] = {0}, above = max;
+        for (size_t i = at; i < to; i++)
+            if (x[i] > above) above = x[i];
+        const double shift = above == -INFINITY ? 0 : above;
+        if (sum != 0 && above != max) {
+            const double by = exponential(d, rounded(d, max - shift));
+            sum *= by, dot *= by;
+        }
+        max = above;
+        for (size_t i = at; i < to; i++) {
+            double *lane = &lanes[(i - at) % 64], *product = &products[(i - at) % 64];
+            e[i] = exponential(d, rounded(d, x[i] - shift));
+            *lane = rounded(d, *lane + e[i]);
+            if (grad && kept_here[i]) *product = rounded(d, *product + rounded(d, e[i] * grad[i]));
+        }
+        sum += total_of(d, lanes), dot += total_of(d, products);
+    }
+    const double shift = max == -INFINITY ? 0 : max, inverse = sum == 0 ? 0 : 1 / sum;
+    const double by = rounded(d, grad ? inverse * c->scale : inverse);
+    const double last = rounded(d, grad ? dot * inverse : c->scale);
+    for (size_t i = 0; i < c->row; i++) {
+        const double soft = rounded(d, exponential(d, rounded(d, x[i] - shift)) * by);
+        double y;
+        if (grad)
+            y = rounded(d, soft * rounded(d, (kept_here[i] ? grad[i] : 0) - last));
+        else
+            y = kept_here[i] ? rounded(d, soft * last) : 0;
+        softmax_y[from + i] = bits_of(d, y);
+    }
+}
+
+static void check_softmax(const softmax_call *c) {
+    const fd_dtype d = c->dtype;
+    const size_t n = c->row * c->rows, n_bytes = n * item[d], skip = c->begin * item[d];
+    unsigned char *y = lay(&y_arena, n_bytes, c->y_shift * item[d], c->upper), *grad = NULL, *wrong;
+    unsigned char *x = c->y_is_x ? y : lay(&x_arena, n_bytes, c->x_shift * item[d], c->upper);
+    watch(&y_arena, y, n_bytes);
+    for (size_t j = 0; j < n; j++) put(d, x, j, c->x[j]);
+    if (c->grad) {
+        grad = c->y_is_grad ? y : lay(&beside_arena, n_bytes, c->grad_shift * item[d], c->upper);
+        for (size_t j = 0; j < n; j++) put(d, grad, j, c->grad[j]);
+    }
+    fd_window_softmax(c->kernels, d, c->window, y - skip, x - skip, grad ? grad - skip : NULL,
+                      c->row, c->begin, n, &c->stream, c->scale);
+    calls++;
+    if ((wrong = stray(&y_arena, y, n_bytes)))
+        quit(1, "mismatch: %s softmax %s, rows of %zu: byte %td of y was written", c->kernels->name,
+             fd_dtype_names[d], c->row, wrong - y);
+    for (size_t j = 0; j < n; j++) {
+        const uint64_t got = get(d, y, j), want = softmax_y[j];
+        if (got != want && !(is_nan(d, got) && is_nan(d, want)))
+            quit(1, "mismatch: %s softmax%s %s, %zu rows of %zu: element %zu is %#llx, not %#llx",
+                 c->kernels->name, c->grad ? "'s gradient" : "", fd_dtype_names[d], c->rows, c->row,
+                 j, (unsigned long long)got, (unsigned long long)want);
+        if ((x != y && get(d, x, j) != c->x[j]) ||
+            (grad && grad != y && get(d, grad, j) != c->grad[j]))
+            quit(1, "mismatch: %s softmax %s: element %zu of x or grad was changed",
+                 c->kernels->name, fd_dtype_names[d], j);
+    }
+}
+
+/* Rows of many lengths, also longer than a block: ordinary ones, ones where nothing is to be looked at, of
+ * -infinity, with NaN and infinity, and so wide that most underflow. */
+static void parity_of_softmax(const fd_kernels *k) {
+    static const size_t rows_of[] = {1,   2,   7,    16,   63,   64,   65,   100,  127, 128,
+                                     192, 500, 1000, 1024, 2047, 2048, 2049, 3000, 4160};
+    static uint64_t x[MOST];
+    static double x_value[MOST];
+    for (unsigned turn = 0; turn < 4 * sizeof rows_of / sizeof *rows_of; turn++) {
+        const size_t row = rows_of[turn / 4], most = MOST / row < 40 ? MOST / row : 40;
+        const size_t rows = turn % 4 ? 1 + random_below(most) : most, n = row * rows;
+        const int start = (int)random_below(STARTS);
+        const size_t skip = skip_of(start, n), begin = row * random_below(3);
+        const uint64_t threshold = thresholds[random_below(THRESHOLDS)], ones = 1;
+        const uint64_t shape = n + begin;
+        fd_window window;
+        fd_window_init(&window, 1, &shape, &ones, starts[start] + skip - begin);
+        if (starts[start] + skip < begin) continue;
+        set_keep(start, skip, threshold);
+        for (int type = 0; type < FD_DTYPES; type++) {
+            const fd_dtype d = (fd_dtype)type;
+            const size_t at = random_below(OFFSETS);
+            for (size_t j = 0; j < n; j++) {
+                const size_t kind = (j / row + turn) % 6;
+                double v = tame_value[d][at + j];
+                if (kind == 1 || (kind == 2 && j % 3 == 0)) v = -INFINITY;
+                if (kind == 3) v = pool_value[d][at + j];
+                if (kind == 4) v *= 64;
+                x[j] = bits_of(d, v), x_value[j] = value_of(d, x[j]);
+            }
+            softmax_call c = {.kernels = k,
+                              .dtype = d,
+                              .row = row,
+                              .rows = rows,
+                              .stream = streams[start],
+                              .scale = scales[random_below(SCALES)],
+                              .window = &window,
+                              .x = x,
+                              .x_value = x_value,
+                              .begin = begin,
+                              .upper = 1};
+            c.stream.drop_threshold = threshold;
+            for (int backward = 0; backward < 2; backward++) {
+                if (backward) {
+                    const size_t from = random_below(OFFSETS);
+                    c.grad = turn % 3 ? tame[d] + from : pool[d] + from;
+                    c.grad_value = turn % 3 ? tame_value[d] + from : pool_value[d] + from;
+                }
+                for (size_t r = 0; r < rows; r++) model_row(&c, r * row);
+                check_softmax(&c);
+                c.upper = 0, c.x_shift = random_below(SHIFTS), c.y_shift = random_below(SHIFTS);
+                c.grad_shift = random_below(SHIFTS);
+                check_softmax(&c);
+                c.y_is_x = 1, c.upper = (int)random_below(2);
+                check_softmax(&c);
+                c.y_is_x = 0, c.y_is_grad = backward;
+                check_softmax(&c);
+                c.y_is_grad = 0;
+            }
+        }
+    }
+}
+
+/* How far exponentials are from the C library's. */
+static void check_exponentials(void) {
+    for (int type = FD_F32; type <= FD_F64; type++) {
+        const fd_dtype d = (fd_dtype)type;
+        const double u = d == FD_F64 ? 0x1p-53 : 0x1p-24, least = d == FD_F64 ? -708 : -87;
+        for (int i = 0; i < 200000; i++) {
+            const double x =
+                rounded(d, (double)(random64() >> 11) * 0x1p-53 * (i % 2 ? least : -2));
+            const double error = fabs(exponential(d, x) / exp(x) - 1);
+            if (error > (1.3 * fabs(x) + 4.5) * u) /* 1 more, for the library's own */
+                quit(1, "mismatch: the model's exp(%.17g) is off by %g", x, error);
+        }
+    }
+}
+
 /* Every value of the 16-bit types, as x of the fused kernels and of noise. */
 static void parity_of_fused_halves(const fd_kernels *k) {
     enum { VALUES = 65536, PIECE = 4096 };
@@ -1083,7 +1279,7 @@ static void check_bits(const bits_call *c) {
         unsigned char *from = later(out - GUARD, y_arena.low);
         memset(from, fill, (size_t)(to - from));
         if (c->window)
-            fd_window_bits(c->kernels, c->window, out - skip, c->begin, c->n, &c->stream);
+            fd_window_bits(c->kernels, c->window, out, begin, c->begin, c->n, &c->stream);
         else
             c->kernels->bits(out, c->begin, c->first, c->n, &c->stream);
         calls++;
@@ -1348,6 +1544,8 @@ static void parity(const fd_kernels *k) {
     parity_of_fused(k);
     parity_of_fused_places(k);
     parity_of_noise(k);
+    check_exponentials();
+    parity_of_softmax(k);
     parity_of_fused_halves(k);
     parity_of_bits(k);
     parity_of_windows(k);
@@ -1399,7 +1597,7 @@ static void answer_window(const fd_kernels *k) {
     for (uint64_t axis = 0; axis < ndim; axis++) stride[axis] = number();
     fd_window_init(&window, (int)ndim, shape, stride, first);
     uint8_t *bits = new_bits(n);
-    fd_window_bits(k, &window, bits, 0, n, &stream);
+    fd_window_bits(k, &window, bits, 0, 0, n, &stream);
     print_bits(bits, n);
 }
 
