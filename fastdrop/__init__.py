@@ -36,6 +36,8 @@ from fastdrop.functional import (
     locked_dropout,
     relu_dropout,
     relu_dropout_backward,
+    softmax_dropout,
+    softmax_dropout_backward,
 )
 from fastdrop.generator import Generator, default_generator, seed
 from fastdrop.mask import Mask
@@ -86,6 +88,8 @@ __all__ = [
     "set_isa",
     "set_num_threads",
     "show_config",
+    "softmax_dropout",
+    "softmax_dropout_backward",
     "variational_dropout",
     "variational_dropout_backward",
     "variational_kl",

@@ -29,6 +29,8 @@ __all__ = [
     "locked_dropout",
     "relu_dropout",
     "relu_dropout_backward",
+    "softmax_dropout",
+    "softmax_dropout_backward",
 ]
 
 Mode = Literal["upscale_in_train", "downscale_in_infer"]
@@ -925,6 +927,149 @@ def relu_dropout_backward(
     rate = rates.check_p(p)
     scale = rates.scale_of(rate) if rates.as_bool(training, "training") else 1.0
     return fused.relu_backward(grad, y, scale, out)
+
+
+def softmax_dropout(
+    scores: ArrayLike,
+    p: float = 0.5,
+    axis: int = -1,
+    *,
+    training: bool = True,
+    rng: Any = None,
+    out: Array | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Dropout of a softmax: ``dropout(softmax(scores))``, in one pass.
+
+    Parameters
+    ----------
+    scores : array_like
+        Of any shape with at least one axis: (..., queries, keys) in attention. -infinity where a
+        key is not to be looked at.
+    axis : int, optional
+        Along which the softmax sums to 1. For another one than the last, copies are made.
+    training : bool, optional
+        Whether to drop. If not, the result is ``softmax(scores)``.
+    out : ndarray, optional
+        Where to put the result, see `dropout`. ``out=scores`` works in place, but the backward pass
+        needs the scores.
+    return_mask : bool, optional
+        Whether to return the `Mask` too, for `softmax_dropout_backward`.
+    p, rng : as in `dropout`
+
+    Returns
+    -------
+    y : ndarray
+        Of scores' shape and dtype, new or `out`.
+    mask : Mask
+        Only with ``return_mask=True``.
+
+    Raises
+    ------
+    TypeError, ValueError, OverflowError
+        As `dropout`; also where axis is no int, or not one of scores' axes.
+
+    See Also
+    --------
+    softmax_dropout_backward : its gradient.
+    fastdrop.nn.SoftmaxDropout : the layer.
+
+    Notes
+    -----
+    The weights of attention [1]_, whose dropout there follows the softmax. The row's maximum is
+    subtracted first. A row that is all -infinity, with nothing to look at, gives zeros; one with a
+    NaN or +infinity gives NaN, where it is kept. Rows of up to 2048 elements are read from memory
+    once, longer ones twice; nothing is stored but the result.
+
+    With d a score's distance from the maximum and u the unit roundoff, 2**-24 (2**-53 in float64),
+    ``exp(-d)`` is off by at most ``(1.3*d + 3.5) * u`` of itself, and 0 below the normal numbers;
+    the weights of rows of up to 2048 are off by at most ``(2.3*d + 12) * u`` of themselves. They
+    are ``exp(-d) * (1/sum)``, rounded, then multiplied by ``1/(1-p)``; 16-bit types are worked in
+    float32, and rounded once more at the end.
+
+    **Compatibility guarantee.** As for `dropout`, whose mask it has. The values are made by IEEE
+    additions, multiplications and divisions in a fixed order: the same bits on every processor and
+    for any number of threads.
+
+    References
+    ----------
+    .. [1] A. Vaswani, N. Shazeer, N. Parmar, J. Uszkoreit, L. Jones, A. N. Gomez, L. Kaiser and
+       I. Polosukhin, "Attention is all you need", NeurIPS 2017.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> scores = np.log([[1.0, 1.0, 2.0], [3.0, 1.0, 4.0]])
+    >>> fd.softmax_dropout(scores, 0.5, training=False)
+    array([[0.25 , 0.25 , 0.5  ],
+           [0.375, 0.125, 0.5  ]])
+    >>> weights, mask = fd.softmax_dropout(scores, 0.5, rng=0, return_mask=True)
+    >>> weights
+    array([[0.5 , 0.  , 1.  ],
+           [0.  , 0.25, 0.  ]])
+    >>> fd.softmax_dropout_backward(np.eye(2, 3), scores, mask)
+    array([[ 0.375  , -0.125  , -0.25   ],
+           [-0.09375,  0.21875, -0.125  ]])
+    """
+    y, mask = fused.softmax_of(scores, p, axis, training, rng, out)
+    return (y, mask) if return_mask else y
+
+
+def softmax_dropout_backward(
+    grad: ArrayLike,
+    scores: ArrayLike,
+    mask: Mask,
+    axis: int = -1,
+    *,
+    out: Array | None = None,
+) -> Array:
+    """Gradient of `softmax_dropout` by the scores, in one pass.
+
+    Parameters
+    ----------
+    grad : array_like
+        Gradient by the output, of scores' shape and dtype.
+    scores : array_like
+        What `softmax_dropout` was given.
+    mask : Mask
+        What it returned, or the window of it that is these scores' shard.
+    axis : int, optional
+        As in that call.
+    out : ndarray, optional
+        Where to put the gradient; ``out=grad`` and ``out=scores`` work in place.
+
+    Returns
+    -------
+    ndarray
+        ``softmax * (g - sum(softmax * g))``, the sum along axis and ``g = mask.backward(grad)``; of
+        scores' shape and dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where grad, scores, mask and out do not fit each other, or axis is none of theirs.
+
+    Notes
+    -----
+    The softmax is worked out again, for that costs less than to store and read it. A row of zeros,
+    whose scores are all -infinity, has a gradient of zeros. 16-bit types are worked in float32, and
+    rounded once at the end.
+
+    **Compatibility guarantee.** As for `softmax_dropout`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> scores = np.zeros((2, 4))
+    >>> weights, mask = fd.softmax_dropout(scores, 0.5, rng=0, return_mask=True)
+    >>> weights
+    array([[0.5, 0. , 0.5, 0. ],
+           [0.5, 0. , 0.5, 0.5]])
+    >>> fd.softmax_dropout_backward(np.ones((2, 4)), scores, mask)
+    array([[ 0.25 , -0.25 ,  0.25 , -0.25 ],
+           [ 0.125, -0.375,  0.125,  0.125]])
+    """
+    return fused.softmax_backward(grad, scores, mask, axis, out)
 
 
 def drop_connect(

@@ -1,5 +1,5 @@
 # cython: cdivision=True
-"""Dropout in one pass with what stands beside it in a network: the bias, the residual, the ReLU."""
+"""Dropout in one pass with what stands beside it in a network: bias, residual, ReLU, softmax."""
 
 import numpy as np
 
@@ -8,15 +8,15 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
-from fastdrop.arrays cimport apart, as_input, as_plain, finish, same_shape, target_for
+from fastdrop.arrays cimport apart, as_input, as_plain, finish, new_like, same_shape, target_for
 from fastdrop.generator cimport as_source, take_from
 from fastdrop.kernels cimport (
     FD_BF16, FD_F16, FD_F32, FD_F64, FD_FUSED_BIAS_GRAD, FD_FUSED_RELU, FD_FUSED_RELU_GRAD,
     FD_FUSED_RESIDUAL, FD_MAX_NDIM, FD_MAX_STEP, FD_TILE, Job, dtype_of, fd_dtype, fd_fusion, fused,
-    item_bytes, run,
+    item_bytes, run, set_window, softmax,
 )
 from fastdrop.mask cimport Mask, identity
-from fastdrop.rates cimport as_bool, check_p, drop_threshold, scale_of
+from fastdrop.rates cimport as_axis, as_bool, check_p, drop_threshold, scale_of
 
 cnp.import_array()
 
@@ -316,3 +316,90 @@ cpdef tuple relu_backward(grad, y, double scale, out):
     start(&job, FD_FUSED_RELU_GRAD, target, array, result)
     job.values.scale = scale
     return backward(&job, array, target, cnp.PyArray_DIM(array, ndim - 1) if ndim else 1, out)
+
+
+# ---- softmax -------------------------------------------------------------------------------------
+
+
+cdef int axis_of(axis, cnp.ndarray scores) except -1:
+    """Return which axis is meant, counted from 0."""
+    cdef int ndim = cnp.PyArray_NDIM(scores)
+    number = as_axis(axis, "axis")
+    if not -ndim <= number < ndim:
+        raise ValueError(
+            f"axis={number} is none of the axes of scores, whose shape is {(<object>scores).shape}"
+        )
+    return number % ndim
+
+
+cdef object along(int axis, cnp.ndarray scores, cnp.ndarray grad, Mask mask, source, out):
+    """Return the dropout of a softmax, or where grad is given its gradient by the scores.
+
+    The kernels work along the last axis. For another one it is brought there in copies, and the mask
+    with it.
+    """
+    cdef int last = cnp.PyArray_NDIM(scores) - 1, i, to = 0
+    cdef cnp.ndarray target = target_for(scores, out), y = target
+    cdef uint64_t sizes[FD_MAX_NDIM]
+    cdef uint64_t steps[FD_MAX_NDIM]
+    cdef fd_dtype kind = dtype_of(scores)
+    if axis != last:
+        scores = np.moveaxis(scores, axis, -1)
+        grad = None if grad is None else np.moveaxis(grad, axis, -1)
+    scores = as_plain(scores)
+    grad = None if grad is None else as_plain(grad)
+    if axis != last:
+        y = new_like(scores)
+    scores = apart(scores, y)
+    grad = None if grad is None else apart(grad, y)
+    mask.check_still_fits(target)
+    for i in range(last + 1):
+        if i != axis:
+            sizes[to], steps[to] = mask.sizes[i], mask.steps[i]
+            to += 1
+    sizes[last], steps[last] = mask.sizes[axis], mask.steps[axis]
+    for i in range(last + 1):
+        if <uint64_t>cnp.PyArray_DIM(scores, i) != sizes[i] or dtype_of(y) != kind or (
+            grad is not None and <uint64_t>cnp.PyArray_DIM(grad, i) != sizes[i]
+        ):
+            raise RuntimeError("an array changed its shape or dtype during the call")
+    cdef Job job
+    job.kernel, job.dtype, job.run = softmax, dtype_of(y), sizes[last]
+    job.y, job.x, job.size = cnp.PyArray_DATA(y), cnp.PyArray_DATA(scores), cnp.PyArray_SIZE(y)
+    job.fused.beside = NULL if grad is None else cnp.PyArray_DATA(grad)
+    if source is not None:
+        take_from(source, mask)
+    keep_by(&job, mask)
+    set_window(&job, last + 1, sizes, steps, mask.first)
+    run(&job, job.run)
+    if y is not target:
+        target[...] = np.moveaxis(y, -1, axis)
+    return finish(target, out)
+
+
+cpdef tuple softmax_of(scores, p, axis, training, rng, out):
+    """Return ``dropout(softmax(scores))`` and the mask: see `softmax_dropout`."""
+    cdef double rate = check_p(p)
+    cdef bint dropping = as_bool(training, "training")
+    source = as_source(rng)
+    cdef cnp.ndarray array = as_input(scores, "scores")
+    cdef int which = axis_of(axis, array)
+    cdef Mask mask = identity(cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), 1.0)
+    if dropping:
+        mask.set_rate(rate, drop_threshold(rate), scale_of(rate), 0.0, 0.0)
+    return along(which, array, None, mask, source if dropping else None, out), mask
+
+
+cpdef object softmax_backward(grad, scores, mask, axis, out):
+    """Return the gradient by the scores: see `softmax_dropout_backward`."""
+    if not isinstance(mask, Mask):
+        raise TypeError(f"mask must be a Mask, not {type(mask).__name__}")
+    cdef cnp.ndarray array = as_input(scores, "scores"), above = as_input(grad, "grad")
+    cdef int which = axis_of(axis, array)
+    if not same_shape(above, array):
+        raise ValueError(f"grad has shape {(<object>above).shape}; scores have {(<object>array).shape}")
+    if dtype_of(above) != dtype_of(array):
+        raise TypeError(f"grad has dtype {above.dtype}; it must be that of scores, {array.dtype}")
+    if not (<Mask>mask).fits(array):
+        raise ValueError(f"scores have shape {(<object>array).shape}; the mask is for {mask.shape}")
+    return along(which, array, above, mask, None, out)

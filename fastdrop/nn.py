@@ -9,16 +9,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastdrop import dropblock, functional, rules, zone
-from fastdrop.arrays import Array
+from fastdrop.arrays import Array, as_input
 from fastdrop.concrete import ConcreteDropout
 from fastdrop.connect import bias_gradient
 from fastdrop.generator import Generator, as_source
 from fastdrop.layer import NO_MASK, AddLayer, Layer, ReLULayer, Setting
 from fastdrop.montecarlo import MCSamples as MCSamples  # pickles name it here
 from fastdrop.montecarlo import mc_samples
-from fastdrop.rates import check_p, number_in
+from fastdrop.rates import as_axis, check_p, number_in
 from fastdrop.rules import Rule
 from fastdrop.variational import VariationalDropout
+
+NO_SCORES = "backward before the first forward, or in a copy: there are no scores to look at"
 
 __all__ = [
     "AlphaDropout",
@@ -37,6 +39,7 @@ __all__ = [
     "GaussianNoise",
     "LockedDropout",
     "ReLUDropout",
+    "SoftmaxDropout",
     "VariationalDropout",
     "WeightDropout",
     "Zoneout",
@@ -1092,3 +1095,142 @@ class ReLUDropout(ReLULayer):
 
     def _rule(self, p: float) -> Rule:
         return rules.elements(p, None, "upscale_in_train")
+
+
+class SoftmaxDropout(Layer):
+    """Dropout of a softmax: the weights of attention, in one pass.
+
+    Parameters
+    ----------
+    p : float, optional
+        Probability of **dropping** a weight, in ``[0, 1]``. May be set at any time.
+    axis : int, optional
+        Along which the softmax sums to 1. May be set at any time.
+    rng : as in `Dropout`
+
+    Attributes
+    ----------
+    scores : ndarray or None
+        What the last forward pass was given, which the backward pass needs.
+
+    See Also
+    --------
+    fastdrop.softmax_dropout : the function, with the reference.
+    Dropout : the protocol of all layers: `train`, `eval`, `state_dict`.
+
+    Notes
+    -----
+    The scores are remembered until the next forward pass, not copied: leave them as they are. Used
+    several times before backward, take the function and keep each call's scores and mask.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdrop as fd
+    >>> layer = fd.nn.SoftmaxDropout(0.5, rng=0)
+    >>> layer(np.zeros((2, 4)))
+    array([[0.5, 0. , 0.5, 0. ],
+           [0.5, 0. , 0.5, 0.5]])
+    >>> layer.backward(np.ones((2, 4)))
+    array([[ 0.25 , -0.25 ,  0.25 , -0.25 ],
+           [ 0.125, -0.375,  0.125,  0.125]])
+    """
+
+    axis: Setting[int] = Setting(-1)
+    scores: Array | None = None
+
+    def __init__(self, p: float = 0.5, *, axis: int = -1, rng: Any = None) -> None:
+        self.axis = axis
+        super().__init__(p, rng=rng)
+
+    def _rule(self, p: float) -> Rule:
+        as_axis(self.axis, "axis")
+        return rules.elements(p, None, "upscale_in_train")
+
+    def forward(
+        self,
+        scores: ArrayLike,
+        out: Array | None = None,
+        return_mask: bool = False,
+        *,
+        training: bool | None = None,
+    ) -> Any:
+        """Return ``dropout(softmax(scores))``; in evaluation without dropout.
+
+        Parameters
+        ----------
+        scores : array_like
+            Of any shape with at least one axis.
+        out : ndarray, optional
+            Where to put the result; not in the memory of the scores, which `backward` needs.
+        return_mask : bool, optional
+            Whether to return the mask too.
+        training : bool, optional
+            As in the other layers.
+
+        Returns
+        -------
+        y : ndarray
+            Of scores' shape and dtype.
+        mask : Mask
+            Only with ``return_mask=True``.
+
+        Raises
+        ------
+        TypeError, ValueError, OverflowError
+            As `fastdrop.softmax_dropout`; ValueError also where out shares memory with the scores.
+            The layer is then as it was.
+        """
+        if training is None:
+            training = self.training
+        scores = as_input(scores, "scores")
+        if isinstance(out, np.ndarray) and np.may_share_memory(out, scores):
+            raise ValueError(
+                "out shares memory with scores, which backward needs: give another array, or "
+                "use fastdrop.softmax_dropout and keep a copy"
+            )
+        y, mask = functional.softmax_dropout(
+            scores,
+            self.p,
+            self.axis,
+            training=training,
+            rng=self._rng,
+            out=out,
+            return_mask=True,
+        )
+        self.mask, self.scores = mask, scores
+        return (y, mask) if return_mask else y
+
+    def backward(  # type: ignore[override]
+        self, grad: ArrayLike, out: Array | None = None
+    ) -> Array:
+        """Gradient by the scores of the last forward pass.
+
+        Parameters
+        ----------
+        grad : array_like
+            Gradient by its output, of the scores' shape and dtype.
+        out : ndarray, optional
+            Where to put the result; ``out=grad`` works in place.
+
+        Returns
+        -------
+        ndarray
+
+        Raises
+        ------
+        RuntimeError
+            Before the first forward pass, and in a copy: copies and pickles are without the scores.
+        TypeError, ValueError
+            As `fastdrop.softmax_dropout_backward`.
+        """
+        if self.mask is None or self.scores is None:
+            raise RuntimeError(NO_SCORES)
+        y: Array = functional.softmax_dropout_backward(
+            grad, self.scores, self.mask, self.axis, out=out
+        )
+        return y
+
+    def __reduce__(self) -> Any:
+        whole: Any = super().__reduce__()
+        make, args, state = whole
+        return make, args, {key: value for key, value in state.items() if key != "scores"}

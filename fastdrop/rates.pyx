@@ -6,6 +6,8 @@ import numbers
 
 import numpy as np
 
+from cpython.number cimport PyNumber_Index
+
 cdef extern from "fd_stream.h" nogil:
     uint64_t fd_drop_threshold(double p)
     double fd_scale(double p)
@@ -55,6 +57,16 @@ cpdef double check_p(p, str name="p") except -1.0:
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{name}={p!r} is not a probability: it must be in [0, 1]")
     return value
+
+
+cpdef object as_axis(axis, str name):
+    """Return the number of an axis as an int, or say that it is none."""
+    if isinstance(axis, (bool, np.bool_)):
+        raise TypeError(f"{name} must be an int, not {axis!r}")
+    try:
+        return PyNumber_Index(axis)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, not {axis!r}") from None
 
 
 cpdef bint check_mode(mode) except -1:

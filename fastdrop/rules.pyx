@@ -10,7 +10,6 @@ import warnings
 
 import numpy as np
 
-from cpython.number cimport PyNumber_Index
 from libc.stdint cimport uint64_t
 
 from fastdrop.arrays cimport apart, as_input, as_plain, finish, target_for
@@ -19,7 +18,9 @@ from fastdrop.kernels cimport FD_MAX_NDIM
 from fastdrop.mask cimport Mask, identity
 from fastdrop.noise cimport Noise, check_sd
 from fastdrop.ratesmask cimport check_rates, is_array, with_rates
-from fastdrop.rates cimport alpha_values, as_bool, check_mode, check_p, drop_threshold, scale_of
+from fastdrop.rates cimport (
+    alpha_values, as_axis, as_bool, check_mode, check_p, drop_threshold, scale_of,
+)
 from fastdrop.recipe cimport as_noise_shape, as_shape, as_tuple, read_noise_shape
 
 cnp.import_array()
@@ -290,12 +291,7 @@ cpdef Rule examples(p, scale_by_keep):
 cpdef Rule locked(p, time_axis):
     """Of `locked_dropout`."""
     cdef double rate = check_p(p)
-    if isinstance(time_axis, (bool, np.bool_)):
-        raise TypeError(f"time_axis must be an int, not {time_axis!r}")
-    try:
-        time_axis = PyNumber_Index(time_axis)
-    except TypeError:
-        raise TypeError(f"time_axis must be an int, not {time_axis!r}") from None
+    time_axis = as_axis(time_axis, "time_axis")
     cdef MaskRule rule = mask_rule(rate, LOCKED, scale_of(rate))
     rule.given = time_axis
     rule.time_axis = max(-FD_MAX_NDIM - 1, min(FD_MAX_NDIM, time_axis))  # beyond them there is none

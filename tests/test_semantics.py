@@ -604,6 +604,7 @@ calls = [
     lambda: fd.gaussian_noise(x, 1.0, rng=gen),
     lambda: fd.dropout_add(x, x, rng=gen),
     lambda: fd.relu_dropout(x, rng=gen),
+    lambda: fd.softmax_dropout(x, rng=gen),
     lambda: layer(x),
 ]
 for call in calls:
@@ -618,7 +619,7 @@ for call in calls:
 def test_a_call_that_cannot_allocate_takes_none():
     command = [sys.executable, "-c", NO_MEMORY]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert run.stdout.splitlines() == 6 * ["0 0 None"], run.stderr
+    assert run.stdout.splitlines() == 7 * ["0 0 None"], run.stderr
 
 
 def test_positions_give_different_masks():

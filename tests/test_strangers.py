@@ -40,6 +40,7 @@ FUNCTIONS = {
     "relu_dropout": lambda x, p=0.5, **o: fd.relu_dropout(x, p, **o),
     "drop_connect": lambda x, p=0.5, **o: fd.drop_connect(x[0], x[0].T, p, **o),
     "dropblock2d": lambda x, p=0.5, **o: fd.dropblock2d(x[None], p, 2, **o),
+    "softmax_dropout": lambda x, p=0.5, **o: fd.softmax_dropout(x, p, **o),
     "zoneout": lambda x, p=0.5, **o: fd.zoneout(x, nothing(x), p, **o),
 }
 LAYERS = {
