@@ -28,6 +28,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from fastdrop.rates import as_bool, check_p
 from fastdrop.torch import operator
+from fastdrop.torch.attention import MultiheadAttention, scaled_dot_product_attention
 from fastdrop.torch.eager import apply, apply_inplace, check_inplace
 from fastdrop.torch.memory import KERNELS, Recipe
 
@@ -38,6 +39,7 @@ __all__ = [
     "Dropout2d",
     "Dropout3d",
     "FeatureAlphaDropout",
+    "MultiheadAttention",
     "alpha_dropout",
     "dropout",
     "dropout1d",
@@ -47,6 +49,7 @@ __all__ = [
     "replace",
     "replaced",
     "restore",
+    "scaled_dot_product_attention",
 ]
 
 
@@ -618,6 +621,7 @@ _SUCCESSORS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
     torch.nn.Dropout3d: Dropout3d,
     torch.nn.AlphaDropout: AlphaDropout,
     torch.nn.FeatureAlphaDropout: FeatureAlphaDropout,
+    torch.nn.MultiheadAttention: MultiheadAttention,
 }
 
 
@@ -625,7 +629,7 @@ _STOCK = {ours: theirs for theirs, ours in _SUCCESSORS.items()}
 
 
 def replace(model: torch.nn.Module) -> int:
-    """Turn every dropout module of PyTorch's in a model into fastdrop's, and say how many.
+    """Turn every module of PyTorch's in a model that drops into fastdrop's, and say how many.
 
     Parameters
     ----------
@@ -653,9 +657,10 @@ def replace(model: torch.nn.Module) -> int:
     to; only its class changes, to a subclass of the one it had. Subclasses of PyTorch's modules are
     left alone: what they do is not known.
 
-    What is no module is not replaced: the dropout of attention weights inside
-    `torch.nn.MultiheadAttention`, ``dropout=`` of `torch.nn.LSTM` and its like, and calls of
-    `torch.nn.functional.dropout`.
+    Those are the dropout modules and `torch.nn.MultiheadAttention`, which drops weights. What is no
+    module is not replaced: ``dropout=`` of `torch.nn.LSTM` and its like, and calls of
+    `torch.nn.functional.dropout` and of `torch.nn.functional.scaled_dot_product_attention`, for
+    which there are `dropout` and `scaled_dot_product_attention`.
 
     Examples
     --------
@@ -663,7 +668,7 @@ def replace(model: torch.nn.Module) -> int:
     >>> import fastdrop.torch as fdt
     >>> layer = torch.nn.TransformerEncoderLayer(16, 2, batch_first=True)
     >>> fdt.replace(layer)
-    3
+    4
     >>> type(layer.dropout1).__module__
     'fastdrop.torch'
     """
@@ -671,7 +676,7 @@ def replace(model: torch.nn.Module) -> int:
 
 
 def restore(model: torch.nn.Module) -> int:
-    """Turn every dropout module of fastdrop's in a model into PyTorch's, and say how many.
+    """Turn every module of fastdrop's in a model into PyTorch's, and say how many.
 
     Parameters
     ----------
@@ -704,7 +709,7 @@ def restore(model: torch.nn.Module) -> int:
     >>> import fastdrop.torch as fdt
     >>> layer = torch.nn.TransformerEncoderLayer(16, 2, batch_first=True)
     >>> fdt.replace(layer), fdt.restore(layer)
-    (3, 3)
+    (4, 4)
     >>> type(layer.dropout1) is torch.nn.Dropout
     True
     """
@@ -713,7 +718,7 @@ def restore(model: torch.nn.Module) -> int:
 
 @contextlib.contextmanager
 def replaced(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
-    """Replace a model's dropout modules for the length of a ``with`` block.
+    """Replace a model's modules that drop for the length of a ``with`` block.
 
     Parameters
     ----------
