@@ -130,7 +130,7 @@ def test_family(small_family, capsys, tmp_path):
     assert found["tables"] == found["targets"] == []
     rows = found["family"]
     cases = [row["case"] for row in rows]
-    fused = 4 * 2 * 3 + 2 * 2 * 2  # dropout_add, relu_dropout
+    fused = 4 * 2 * 3 + 2 * 2 * 2 + 3 * 2 * 2  # dropout_add, relu_dropout, softmax_dropout
     n_noise = 2 * 2 * 3 * len(fd.available_isas())
     n_rates = 2 * 5
     assert len(set(cases)) == len(cases) == 2 * 10 + fused + n_rates + n_noise
@@ -147,6 +147,8 @@ def test_family(small_family, capsys, tmp_path):
         bound = 1.3 if case.startswith("p=") else 3.0 if "NumPy" in case else None
         if "float16" in case:
             bound = 1.0
+        elif "softmax_dropout" in case:
+            bound = 5.0
         elif "dropout_add" in case and case.startswith(("64 MiB", "256 MiB")):
             bound = 1.25 if case.startswith("256") else 1.0
         elif "relu_dropout_backward" in case:
@@ -545,6 +547,37 @@ def test_wrong_relu_gradients_are_caught():
     for wrong in (dx * 0.5, x * 2, x * 2 * (h == 0)):
         dx[...] = wrong
         assert "by x" in family.wrong_relu_gradients(dx.sum(0), h, case)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda soft, keep: soft * keep,  # not scaled
+        lambda soft, keep: soft * 2,  # nothing dropped
+        lambda soft, keep: np.roll(soft, 1) * 2 * keep,
+        lambda soft, keep: (soft * 2 * keep)[1:],
+        lambda soft, keep: np.full_like(soft, np.nan),
+    ],
+)
+@pytest.mark.parametrize("rows", [16, 1 << 10])
+def test_wrong_softmax_dropout_is_caught(rows, wrong):
+    case = Case.make("float32", 0.5, rows * family.ROW)
+    x = case.x.reshape(rows, family.ROW)
+    keep = np.random.default_rng(1).random(x.shape) < 0.5
+    soft = np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+    assert family.wrong_softmax(soft * 2 * keep, x, case) == ""
+    assert family.wrong_softmax(wrong(soft, keep), x, case)
+
+
+def test_wrong_softmax_gradients_are_caught():
+    rng = np.random.default_rng(1)
+    soft, grad = rng.random((2, 64, family.ROW))
+    soft /= soft.sum(-1, keepdims=True)
+    kept = soft * 2 * (rng.random(soft.shape) < 0.5)
+    good = grad * kept - soft * (grad * kept).sum(-1, keepdims=True)
+    assert family.wrong_softmax_gradient(good, grad, soft, kept) == ""
+    for wrong in (grad * kept, good * 1.01, good[1:], good + 1e-4, grad * kept - soft):
+        assert family.wrong_softmax_gradient(wrong, grad, soft, kept)
 
 
 def test_wrong_gradients_are_caught():

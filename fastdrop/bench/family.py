@@ -17,6 +17,7 @@ from fastdrop.bench.contenders import (
     Case,
     Contender,
     Names,
+    random_bits,
     wrong_rate,
 )
 from fastdrop.bench.measure import Effort, Timing, measure_case
@@ -26,16 +27,19 @@ RATES = (0.5, 0.1)
 MIB = 1 << 20
 IMAGES = (64, 64, 56, 56)  # N, C, H, W
 SEQUENCE = (70, 80, 1150)  # T, B, F
-ROW = 512  # elements of a row of dropout_add and relu_dropout, and of their bias
+ROW = 512  # elements of a row of dropout_add, relu_dropout and softmax_dropout
 MANY = 1 << 10  # decisions that are not all the same
 ADD_MIB = (1, 8, 64, 256)
 RELU_MIB = (64, 256)
+SOFTMAX_MIB = (1, 8, 64)  # of rows of ROW
 NOISE_MIB = (1, 64)
 RATES_MIB, RATES_ROWS = (1, 64), (64, 512, 4096)  # elements of a row of one rate
 ONE_RATE = 0.3  # that arrays of rates are held to: of as many binary digits as theirs
 NOISE_P, STDDEV = 0.5, 0.1  # of gaussian_dropout, of gaussian_noise
 STEPS = (
-    (2 + len(ADD_MIB) + len(RELU_MIB)) * len(RATES) + len(NOISE_MIB) + len(RATES_MIB)
+    (2 + len(ADD_MIB) + len(RELU_MIB) + len(SOFTMAX_MIB)) * len(RATES)
+    + len(NOISE_MIB)
+    + len(RATES_MIB)
 )  # that `run` tells of
 
 # What is timed. In place, y is x.
@@ -57,6 +61,13 @@ EXPRESSIONS = {
     "relu_dropout_backward": "fd.relu_dropout_backward(x, h, p, out=y)[1]",
     "relu_dropout_backward, NumPy": "np.multiply(mask.backward(x, out=y), h > 0, out=y)"
     ".sum(0, out=dbias)",
+    "softmax_dropout": "fd.softmax_dropout(x, p, rng=gen, out=y)",
+    "softmax_dropout, NumPy": "np.multiply(np.multiply(np.multiply(np.exp(np.subtract(x, "
+    "x.max(-1, keepdims=True), out=s), out=s), 1 / s.sum(-1, keepdims=True), out=s), keep(), "
+    "out=y), scale, out=y)",
+    "softmax_dropout_backward": "fd.softmax_dropout_backward(g, x, mask, out=dx)",
+    "softmax_dropout_backward, NumPy": "np.subtract(np.multiply(g, kept, out=dx), np.multiply("
+    "dx.sum(-1, keepdims=True), soft, out=t), out=dx)",
     "dropout": "fd.dropout(x, p, rng=gen, out=y)",
     "dropout, rates": "fd.dropout(x, rates, rng=gen, out=y)",
     "dropout, rates, NumPy": "np.multiply(x, (rng.random(x.shape, np.float32) >= rates) / "
@@ -75,6 +86,7 @@ MIXED_MUST = 1.0  # of a float16 x: times float32
 RELU_MUST = 1.25  # times copying, or what dropout alone is allowed from memory
 RELU_BACKWARD_MUST = 1.1  # times its bytes at the speed of copying
 NOISE_MUST = 3.0  # times as fast as NumPy
+SOFTMAX_MUST = 5.0  # likewise
 
 
 class Figure(Target):
@@ -102,6 +114,10 @@ def run(effort: Effort, step: Callable[[str], None] = lambda what: None) -> list
         for p in RATES:
             step(f"family: relu_dropout {mib} MiB p={p}")
             found += _relu_dropout(mib, p, effort)
+    for mib in SOFTMAX_MIB:
+        for p in RATES:
+            step(f"family: softmax_dropout {mib} MiB p={p}")
+            found += _softmax_dropout(mib, p, effort)
     for mib in RATES_MIB:
         step(f"family: arrays of rates {mib} MiB")
         found += _rates(mib, effort)
@@ -400,6 +416,84 @@ def wrong_relu_gradients(dbias: Array, h: Array, case: Case) -> str:
     if not np.allclose(y, grad * case.scale * on, rtol=1e-6, atol=0):
         return "the gradient by x is not grad * scale where the output is above 0, elsewhere 0"
     return wrong_bias_gradient(dbias, dx)
+
+
+# ---- softmax_dropout -----------------------------------------------------------------------------
+
+
+def _softmax_dropout(mib: int, p: float, effort: Effort) -> list[Figure]:
+    """Against what an expert writes, who draws raw bits, and keeps the softmax and the result."""
+    case = Case.make("float32", p, mib * MIB // 4)
+    x, y = case.x.reshape(-1, ROW), case.y.reshape(-1, ROW)
+    grad, gen, draw = np.ascontiguousarray(x[::-1]), fd.Generator(0), random_bits(p)
+    kept, mask = fd.softmax_dropout(x, p, rng=gen, return_mask=True)
+    shared: Names = {
+        "np": np,
+        "fd": fd,
+        "x": x,
+        "y": y,
+        "g": grad,
+        "p": p,
+        "gen": gen,
+        "mask": mask,
+        "keep": lambda: draw(case.n).reshape(x.shape),
+        "scale": np.float32(case.scale),
+        "s": np.empty_like(x),
+        "soft": fd.softmax_dropout(x, training=False),
+        "kept": kept,
+        "dx": np.empty_like(x),
+        "t": np.empty_like(x),
+    }
+
+    def contender(title: str, wrong: Callable[[Any, Case], str]) -> Contender:
+        made = EXPRESSIONS[title]
+        return Contender("fastdrop-softmax", title, made, lambda _: dict(shared), wrong=wrong)
+
+    def wrong(y: Any, case: Case) -> str:
+        return wrong_softmax(y, x, case)
+
+    def wrong_backward(dx: Any, case: Case) -> str:
+        return wrong_softmax_gradient(dx, grad, shared["soft"], kept)
+
+    names = ("softmax_dropout", "softmax_dropout_backward")
+    who = {}
+    for name, check in zip(names, (wrong, wrong_backward), strict=True):
+        who[name] = contender(name, check)
+        who[f"{name}, NumPy"] = contender(f"{name}, NumPy", check)
+    t = measure_case(who, case, effort)
+    return [
+        _figure(
+            f"{mib} MiB p={p}: {name}, NumPy / fastdrop",
+            case.n,
+            t[f"{name}, NumPy"],
+            t[name],
+            SOFTMAX_MUST,
+            at_least=True,
+        )
+        for name in names
+    ]
+
+
+def wrong_softmax(y: Array, x: Array, case: Case) -> str:
+    """Say what is wrong with ``dropout(softmax(x))``, at either end."""
+    if y.shape != x.shape:
+        return f"the result's shape is {y.shape}"
+    x, y = _ends(x), _ends(y)
+    e, kept = np.exp(x), y != 0
+    if not np.allclose(y, e / e.sum(-1, keepdims=True) * case.scale * kept, rtol=1e-5, atol=0):
+        return "the result is not, where kept, softmax(x) * scale"
+    return wrong_rate(kept, case.p)
+
+
+def wrong_softmax_gradient(dx: Array, grad: Array, soft: Array, kept: Array) -> str:
+    """Say if a gradient is not that by the scores, of a softmax and what was kept of it."""
+    if dx.shape != soft.shape:
+        return f"the result's shape is {dx.shape}"
+    dx, grad, soft, kept = (_ends(a) for a in (dx, grad, soft, kept))
+    want = grad * kept - soft * (grad * kept).sum(-1, keepdims=True)
+    if not np.allclose(dx, want, rtol=1e-4, atol=1e-5 * abs(want).max()):
+        return "the gradient is not softmax * (g - sum(softmax * g))"
+    return ""
 
 
 # ---- arrays of rates -----------------------------------------------------------------------------
