@@ -21,7 +21,8 @@ TOP = Path(__file__).resolve().parent.parent
 RESULTS = TOP / "bench" / "results" / "instructions.json"
 FLAGS = ["-std=c11", "-O2", "-ffp-contract=off"]
 ISAS = ["baseline", "avx2"]
-KERNELS = ["f16", "bf16", "f32", "f64", "bits"]  # in the order of fd_dtype
+# in the order of fd_dtype, and then of the program
+KERNELS = ["f16", "bf16", "f32", "f64", "bits", "softmax", "softmax grad"]
 RATES = [0.5, 0.1]
 N = 1 << 16
 GROWTH = 0.03  # that --check lets pass
@@ -30,13 +31,17 @@ PROGRAM = """
 #include <stdlib.h>
 #include "fd_kernels.h"
 
-enum { N = %d };
+enum { N = %d, ROW = 512 };
 static _Alignas(64) unsigned char x[8 * N], y[8 * N];
+static fd_window window;
 
 /* What is counted: one call. */
 __attribute__((noinline)) void measured(const fd_kernels *k, int kernel, const fd_stream *stream) {
     const fd_values values = {2.0, 0.0, 0.0};
     if (kernel == FD_DTYPES) k->bits(y, 0, 0, N, stream);
+    else if (kernel > FD_DTYPES)
+        fd_window_softmax(k, FD_F32, &window, y, x, kernel == FD_DTYPES + 2 ? x : NULL, ROW, 0, N,
+                          stream, 2.0);
     else k->plain[kernel](y, x, 0, N, stream, &values, 0);
 }
 
@@ -45,6 +50,8 @@ int main(int argc, char **argv) {
     const fd_kernels *k = argv[1][0] == 'a' ? fd_kernels_avx2 : fd_kernels_baseline;
     const fd_stream stream = {1, 0, strtoull(argv[3], NULL, 10)};
     if (k == NULL) return 3;
+    const uint64_t shape = N, stride = 1;
+    fd_window_init(&window, 1, &shape, &stride, 0);
     measured(k, atoi(argv[2]), &stream);
     return 0;
 }
