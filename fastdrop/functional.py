@@ -984,8 +984,8 @@ def softmax_dropout(
     With d a score's distance from the maximum and u the unit roundoff, 2**-24 (2**-53 in float64),
     ``exp(-d)`` is off by at most ``(1.3*d + 3.5) * u`` of itself, and 0 below the normal numbers;
     the weights of rows of up to 2048 are off by at most ``(2.3*d + 12) * u`` of themselves. They
-    are ``exp(-d) * (1/sum)``, rounded, then multiplied by ``1/(1-p)``; 16-bit types are worked in
-    float32, and rounded once more at the end.
+    are ``exp(-d) * (1/sum)``, rounded, a normal number where that holds, then multiplied by
+    ``1/(1-p)``; 16-bit types are worked in float32, and rounded once more at the end.
 
     **Compatibility guarantee.** As for `dropout`, whose mask it has. The values are made by IEEE
     additions, multiplications and divisions in a fixed order: the same bits on every processor and
@@ -1052,8 +1052,9 @@ def softmax_dropout_backward(
     Notes
     -----
     The softmax is worked out again, for that costs less than to store and read it. A row of zeros,
-    whose scores are all -infinity, has a gradient of zeros. 16-bit types are worked in float32, and
-    rounded once at the end.
+    whose scores are all -infinity, has a gradient of zeros where grad is finite. The sum is that of
+    ``exp(-d) * g``, d a score's distance from the maximum, before it is divided: it overflows where
+    a row's gradients nearly do. 16-bit types are worked in float32, and rounded once at the end.
 
     **Compatibility guarantee.** As for `softmax_dropout`.
 

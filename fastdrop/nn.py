@@ -1137,6 +1137,7 @@ class SoftmaxDropout(Layer):
 
     axis: Setting[int] = Setting(-1)
     scores: Array | None = None
+    _summed = -1  # the axis of the last forward pass
 
     def __init__(self, p: float = 0.5, *, axis: int = -1, rng: Any = None) -> None:
         self.axis = axis
@@ -1161,7 +1162,7 @@ class SoftmaxDropout(Layer):
         scores : array_like
             Of any shape with at least one axis.
         out : ndarray, optional
-            Where to put the result; not in the memory of the scores, which `backward` needs.
+            Where to put the result; apart from the scores, which `backward` needs.
         return_mask : bool, optional
             Whether to return the mask too.
         training : bool, optional
@@ -1177,27 +1178,27 @@ class SoftmaxDropout(Layer):
         Raises
         ------
         TypeError, ValueError, OverflowError
-            As `fastdrop.softmax_dropout`; ValueError also where out shares memory with the scores.
-            The layer is then as it was.
+            As `fastdrop.softmax_dropout`; ValueError also where out may share memory with the
+            scores (`numpy.may_share_memory`). The layer is then as it was.
         """
         if training is None:
             training = self.training
-        scores = as_input(scores, "scores")
+        scores, axis = as_input(scores, "scores"), self.axis
         if isinstance(out, np.ndarray) and np.may_share_memory(out, scores):
             raise ValueError(
-                "out shares memory with scores, which backward needs: give another array, or "
+                "out may share memory with scores, which backward needs: give another array, or "
                 "use fastdrop.softmax_dropout and keep a copy"
             )
         y, mask = functional.softmax_dropout(
             scores,
             self.p,
-            self.axis,
+            axis,
             training=training,
             rng=self._rng,
             out=out,
             return_mask=True,
         )
-        self.mask, self.scores = mask, scores
+        self.mask, self.scores, self._summed = mask, scores, axis
         return (y, mask) if return_mask else y
 
     def backward(  # type: ignore[override]
@@ -1226,11 +1227,11 @@ class SoftmaxDropout(Layer):
         if self.mask is None or self.scores is None:
             raise RuntimeError(NO_SCORES)
         y: Array = functional.softmax_dropout_backward(
-            grad, self.scores, self.mask, self.axis, out=out
+            grad, self.scores, self.mask, self._summed, out=out
         )
         return y
 
     def __reduce__(self) -> Any:
         whole: Any = super().__reduce__()
         make, args, state = whole
-        return make, args, {key: value for key, value in state.items() if key != "scores"}
+        return make, args, {k: v for k, v in state.items() if k not in ("scores", "_summed")}

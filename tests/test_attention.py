@@ -140,7 +140,7 @@ def test_function_leaves_to_pytorch_what_it_does_not_take(ours):
     for p in (-0.1, 1.5, math.nan):
         with pytest.raises(ValueError, match=f"dropout_p={p} is not a probability"):
             attend(q, k, v, dropout_p=p)
-    with pytest.raises(RuntimeError, match="is_causal=True: attn_mask must be None"):
+    with pytest.raises(RuntimeError, match="attn_mask should not be set when is_causal=True"):
         attend(q, k, v, torch.ones(4, 4), 0.5, True)
     state = torch.get_rng_state()
     assert (attend(q, k, v, dropout_p=1.0) == 0).all()  # nothing is drawn
@@ -269,3 +269,109 @@ def test_module_in_a_trace_of_fx():
     traced, x = torch.fx.symbolic_trace(model), torch.randn(L, N, E)
     assert [node.op for node in traced.graph.nodes][1] == "call_module"
     assert torch.equal(seeded(traced, x), seeded(model, x))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # FakeTensor's own
+def test_backward_that_others_look_at():
+    """Batched, traced and fake gradients go by operations that PyTorch sees."""
+    q, k, v = torch.randn(3, 2, 3, 4, 8, dtype=torch.float64)
+    q.requires_grad_()
+    y = fdt.scaled_dot_product_attention(q, k, v, None, 0.5)
+    rows = torch.randn(5, *y.shape, dtype=torch.float64)
+    want = torch.stack([torch.autograd.grad(y, q, row, retain_graph=True)[0] for row in rows])
+    (batched,) = torch.autograd.grad(y, q, rows, retain_graph=True, is_grads_batched=True)
+    assert torch.allclose(batched, want)
+
+    def backward(grad):
+        return torch.autograd.grad(y, q, grad, retain_graph=True)[0]
+
+    traced = torch.fx.experimental.proxy_tensor.make_fx(backward)(torch.ones_like(y))
+    assert torch.allclose(traced(rows[0]), want[0])
+    jacobian = torch.autograd.functional.jacobian
+    found, expected = (
+        jacobian(
+            lambda q: seeded(fdt.scaled_dot_product_attention, q, k, v, None, 0.5),
+            q.detach(),
+            vectorize=vectorize,
+        )
+        for vectorize in (True, False)
+    )
+    assert torch.allclose(found, expected)
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert backward(torch.ones(y.shape, dtype=torch.float64)).shape == q.shape
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_module_checks_shapes_and_lays_out_as_pytorch(ours, batch_first):
+    module = fdt.MultiheadAttention(E, HEADS, dropout=0.5, batch_first=batch_first)
+    theirs = copy.deepcopy(module)
+    fdt.restore(theirs)
+    x = torch.randn((N, L, E) if batch_first else (L, N, E))
+    assert module(x, x, x)[0].stride() == theirs(x, x, x)[0].stride()
+    assert len(ours) == 1
+    one = x[:1] if batch_first else x[:, :1]
+    for args, options in (
+        ((x, x, x), {"key_padding_mask": torch.zeros(L, N, dtype=torch.bool)}),
+        ((x, x, x), {"key_padding_mask": torch.zeros(N, 1, L, dtype=torch.bool)}),
+        ((x, x, x), {"attn_mask": torch.zeros(1, L)}),
+        ((x, x, x), {"attn_mask": torch.zeros(N, L, L)}),
+        ((x, one, one), {}),
+        ((x[..., :8], x, x), {}),
+        ((x, x[:2], x), {}),
+    ):
+        with pytest.raises((RuntimeError, AssertionError)) as said:
+            theirs(*args, **options)
+        with pytest.raises(type(said.value)) as found:
+            module(*args, **options)
+        assert str(found.value) == str(said.value)
+    assert len(ours) == 1
+
+
+def test_function_checks_shapes_as_pytorch(ours):
+    q, k, v = torch.randn(3, 2, 3, 4, 8)
+    attend, theirs = fdt.scaled_dot_product_attention, stock.scaled_dot_product_attention
+    for args in (
+        (q, k, v, torch.zeros(5, 2, 3, 4, 4)),
+        (q[0, 0, 0], k[0, 0], v[0, 0]),
+        (q, k[..., :7], v),
+        (q, k, v[..., :3, :]),
+    ):
+        with pytest.raises((RuntimeError, IndexError)):
+            theirs(*args, dropout_p=0.5)
+        with pytest.raises((RuntimeError, IndexError)):
+            attend(*args, dropout_p=0.5)
+    assert attend(q[..., :0], k[..., :0], v, dropout_p=0.5).shape == q.shape
+    assert not ours
+
+
+def test_rates_that_pytorch_takes(ours):
+    q, k, v = torch.randn(3, 2, 4, 8)
+    x = torch.randn(L, N, E)
+    for p in (torch.tensor(0.5), np.float32(0.5)):
+        found = seeded(fdt.scaled_dot_product_attention, q, k, v, dropout_p=p)
+        assert torch.equal(found, seeded(fdt.scaled_dot_product_attention, q, k, v, None, 0.5))
+        module = fdt.MultiheadAttention(E, HEADS)
+        module.dropout = p
+        assert module(x, x, x)[0].shape == x.shape
+    assert (fdt.scaled_dot_product_attention(q, k, v, None, True) == 0).all()
+    module.dropout = True
+    assert (module(x, x, x)[1] == 0).all()
+    assert len(ours) == 8
+    for p in (None, "much", torch.ones(2)):
+        with pytest.raises(TypeError, match="dropout_p must be a real number"):
+            fdt.scaled_dot_product_attention(q, k, v, dropout_p=p)
+
+
+def test_a_default_device_changes_nothing():
+    q, k, v = torch.randn(3, 2, 4, 8)
+    x = torch.randn(L, N, E, requires_grad=True)
+    module = fdt.MultiheadAttention(E, HEADS, dropout=0.5)
+    with torch.device("meta"):
+        y = fdt.scaled_dot_product_attention(q, k, v, None, 0.5, True)
+        z = module(x, x, x)[0]
+        z.sum().backward()
+    assert y.is_cpu
+    assert z.is_cpu
+    assert x.grad.is_cpu

@@ -13,7 +13,7 @@ from torch.nn import functional as stock
 import fastdrop as fd
 from fastdrop.torch import operator
 from fastdrop.torch.eager import apply
-from fastdrop.torch.memory import Recipe
+from fastdrop.torch.memory import CPU, Recipe
 
 
 def scaled_dot_product_attention(
@@ -55,6 +55,8 @@ def scaled_dot_product_attention(
 
     Raises
     ------
+    TypeError
+        If dropout_p is no number.
     ValueError
         If dropout_p is outside ``[0, 1]`` or NaN.
     RuntimeError
@@ -86,10 +88,16 @@ def scaled_dot_product_attention(
     >>> torch.equal(fdt.scaled_dot_product_attention(q, k, v, None, 0.5, True), y)
     True
     """
-    if not 0.0 <= dropout_p <= 1.0:
-        raise ValueError(f"dropout_p={dropout_p!r} is not a probability: it must be in [0, 1]")
+    p = _rate(dropout_p, "dropout_p")
     given = (query, key, value) if attn_mask is None else (query, key, value, attn_mask)
-    if dropout_p == 0.0 or enable_gqa or not takes(*given):
+    if (
+        p == 0.0
+        or enable_gqa
+        or not takes(*given)
+        or not _fit(query, key, value, attn_mask)
+        or not isinstance(is_causal, bool)
+        or (is_causal and attn_mask is not None)  # an error
+    ):
         return stock.scaled_dot_product_attention(
             query,
             key,
@@ -101,16 +109,15 @@ def scaled_dot_product_attention(
             enable_gqa=enable_gqa,
         )
     if is_causal:
-        if attn_mask is not None:
-            raise RuntimeError("is_causal=True: attn_mask must be None, for it would be another")
-        attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
+        length, keys = query.shape[-2], key.shape[-2]
+        attn_mask = torch.ones(length, keys, dtype=torch.bool, device=CPU).tril()
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = (query * factor) @ key.transpose(-2, -1)
     if attn_mask is not None and attn_mask.dtype is torch.bool:
         scores = scores.masked_fill(~attn_mask, -math.inf)
     elif attn_mask is not None:
         scores = scores + attn_mask
-    return weights(scores, dropout_p) @ value
+    return weights(scores, p) @ value
 
 
 class MultiheadAttention(torch.nn.MultiheadAttention):
@@ -132,7 +139,8 @@ device, dtype
     A subclass of PyTorch's module, with its parameters and ``state_dict``. In evaluation, without
     dropout, and with ``kdim``, ``vdim``, ``add_bias_kv``, ``add_zero_attn`` or inputs without a
     batch axis, its own forward pass is run. Weights that are returned are the dropped ones, as in
-    PyTorch.
+    PyTorch. A query that may look at no key gets zeros from its weights, also where they are
+    returned; ``is_causal`` is a hint that is not needed: attn_mask counts.
 
     **Compatibility guarantee.** As for `scaled_dot_product_attention`.
 
@@ -159,35 +167,26 @@ device, dtype
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend, and drop weights in training."""
+        rest = (key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
         if isinstance(query, torch.fx.Proxy):  # a trace, which knows PyTorch's own as modules
             path = query.tracer.path_of_module(self)
-            rest = (key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
-            proxy: Any = query.tracer.create_proxy(
-                "call_module", path, (query, key, value, *rest), {}
-            )
-            return proxy
+            if path:  # there is none to the root
+                args = (query, key, value, *rest)
+                proxy: Any = query.tracer.create_proxy("call_module", path, args, {})
+                return proxy
+        p = float(self.dropout)  # as PyTorch takes bools and tensors
         given = [t for t in (query, key, value, key_padding_mask, attn_mask) if t is not None]
         if (
             not self.training
-            or not 0.0 < self.dropout <= 1.0
+            or not 0.0 < p <= 1.0
             or self.in_proj_weight is None
             or self.bias_k is not None
             or self.add_zero_attn
             or not takes(*given)
-            or query.dim() != 3
-            or key.shape != value.shape
+            or not self._fits(query, key, value, key_padding_mask, attn_mask)
             or (is_causal and attn_mask is None)  # an error
         ):
-            return super().forward(
-                query,
-                key,
-                value,
-                key_padding_mask,
-                need_weights,
-                attn_mask,
-                average_attn_weights,
-                is_causal,
-            )
+            return super().forward(query, key, value, *rest)
         q, k, v = self._projected(query, key, value)
         scores = (q * (1 / math.sqrt(q.shape[-1]))) @ k.transpose(-2, -1)
         n, heads, _, keys = scores.shape
@@ -197,13 +196,34 @@ device, dtype
             )
         if key_padding_mask is not None:
             scores = _masked(scores, key_padding_mask.view(n, 1, 1, keys))
-        dropped = weights(scores, self.dropout)
-        y = self.out_proj((dropped @ v).transpose(1, 2).flatten(2))
-        if not self.batch_first:
+        dropped = weights(scores, p)
+        y = self.out_proj((dropped @ v).permute(2, 0, 1, 3).flatten(2))  # strides as PyTorch's
+        if self.batch_first:
             y = y.transpose(0, 1)
         if not need_weights:
             return y, None
         return y, dropped.mean(1) if average_attn_weights else dropped
+
+    def _fits(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None,
+        attn_mask: Tensor | None,
+    ) -> bool:
+        """Whether shapes are as they must be; what PyTorch says of others is its to say."""
+        if query.dim() != 3 or key.dim() != 3 or key.shape != value.shape:
+            return False
+        batch, time = (0, 1) if self.batch_first else (1, 0)
+        n, length, keys = query.shape[batch], query.shape[time], key.shape[time]
+        masks = [(length, keys), (n * self.num_heads, length, keys)]
+        return (
+            query.shape[-1] == key.shape[-1] == self.embed_dim
+            and key.shape[batch] == n
+            and (key_padding_mask is None or key_padding_mask.shape == (n, keys))
+            and (attn_mask is None or attn_mask.shape in masks)
+        )
 
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
         """Return queries, keys and values of each head, shape (N, heads, length, E)."""
@@ -223,6 +243,34 @@ def _masked(scores: Tensor, mask: Tensor) -> Tensor:
     if mask.dtype is torch.bool:
         return scores.masked_fill(mask, -math.inf)
     return scores + mask
+
+
+def _rate(p: Any, name: str) -> float:
+    """Return a probability as a float; PyTorch takes bools and tensors."""
+    try:
+        value = float(p)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be a real number in [0, 1]: {name}={p!r}") from None
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name}={p!r} is not a probability: it must be in [0, 1]")
+    return value
+
+
+def _fit(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
+    """Whether shapes are as is usual; others are PyTorch's to take or refuse."""
+    if min(query.dim(), key.dim(), value.dim()) < 2:
+        return False
+    shape = (*query.shape[:-1], key.shape[-2])
+    return (
+        query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
+        and query.shape[-1] == key.shape[-1] > 0
+        and key.shape[-2] == value.shape[-2]
+        and (mask is None or len(mask.shape) <= len(shape))
+        and (
+            mask is None
+            or all(m in (1, n) for m, n in zip(mask.shape[::-1], shape[::-1], strict=False))
+        )
+    )
 
 
 def takes(*tensors: Tensor) -> bool:
@@ -260,20 +308,31 @@ class _Weights(torch.autograd.Function):
     def forward(ctx: Any, scores: Tensor, seed: int, p: float) -> Tensor:
         ctx.save_for_backward(scores)
         ctx.seed, ctx.p = seed, p
-        y = torch.empty(scores.shape, dtype=scores.dtype)
+        y = torch.empty(scores.shape, dtype=scores.dtype, device=CPU)
         fd.softmax_dropout(scores.detach().numpy(), p, rng=fd.Generator(seed), out=y.numpy())
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         (scores,) = ctx.saved_tensors
-        if torch.is_grad_enabled():  # to be differentiated again
-            soft = _Weights.apply(scores, ctx.seed, 0.0)
-            g = apply(grad, Recipe(ctx.seed, ctx.p, "plain", 0))
-            return soft * (g - (soft * g).sum(-1, keepdim=True)), None, None
+        if (
+            torch.is_grad_enabled()  # to be differentiated again
+            or torch.compiler.is_compiling()
+            or operator.is_watched(grad)
+            or operator.is_watched(scores)
+        ):
+            return _gradient(grad, scores, Recipe(ctx.seed, ctx.p, "plain", 0)), None, None
         mask = fd.Mask(ctx.seed, 0, tuple(scores.shape), ctx.p)
-        dx = torch.empty(scores.shape, dtype=scores.dtype)
+        dx = torch.empty(scores.shape, dtype=scores.dtype, device=CPU)
         fd.softmax_dropout_backward(
             grad.numpy(force=True), scores.detach().numpy(), mask, out=dx.numpy()
         )
         return dx, None, None
+
+
+def _gradient(grad: Tensor, scores: Tensor, recipe: Recipe) -> Tensor:
+    """Return the gradient by the scores, of operations that PyTorch sees."""
+    nothing = scores.isneginf().all(-1, keepdim=True)
+    soft = torch.softmax(scores.masked_fill(nothing, 0.0), -1).masked_fill(nothing, 0.0)
+    g = apply(grad, recipe)
+    return soft * (g - (soft * g).sum(-1, keepdim=True))
