@@ -16,6 +16,10 @@
  */
 enum { FD_HINT_BYPASS = 1, FD_HINT_FETCH = 2 };
 
+/* Bytes of output from which no last-level cache is expected to hold it and its input: 32 MiB is what
+ * one core complex or desktop part has, and what CPUID says under a hypervisor cannot be trusted. */
+enum { FD_BYPASS_FROM = 16 << 20 };
+
 /* Bytes between what is read and what is fetched meanwhile. 8192 did as well on Intel, 1024 and 16384
  * worse on Zen 3. */
 enum { FD_AHEAD = 4096 };
@@ -105,6 +109,9 @@ typedef void fd_soft_fn(void *y, const void *e, const void *grad, const uint64_t
 typedef void fd_widen_fn(float *y, const uint16_t *x, size_t n);
 typedef void fd_narrow_fn(uint16_t *y, const float *x, size_t n);
 
+/* Copies to memory around the caches; fence() follows the last call. */
+typedef void fd_put_around_fn(void *y, const void *x, size_t n_bytes);
+
 /* The kernels of one ISA. */
 struct fd_kernels {
     const char *name; /* "baseline", "avx2", "avx512", "neon" */
@@ -125,6 +132,7 @@ struct fd_kernels {
     fd_soft_fn *soft[2];
     fd_widen_fn *widen[2]; /* of FD_F16, of FD_BF16 */
     fd_narrow_fn *narrow[2];
+    fd_put_around_fn *put_around;
     void (*fence)(void);
 };
 

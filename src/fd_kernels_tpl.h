@@ -86,6 +86,18 @@ enum { FD_RESIDUAL, FD_BIAS_GRAD, FD_PLAIN, FD_ONES, FD_AFFINE, FD_SCALED, FD_RE
 #include "fd_widen_tpl.h"
 #undef FD_DTYPE
 
+static void FD_CAT(fd_put_around, FD_ISA)(void *y_, const void *x_, size_t n_bytes) {
+    char *y = (char *)y_;
+    const char *x = (const char *)x_;
+    const size_t to_aligned = (64 - (uintptr_t)y % 64) % 64;
+    const size_t head = to_aligned < n_bytes ? to_aligned : n_bytes;
+    memcpy(y, x, head);
+    for (y += head, x += head, n_bytes -= head; n_bytes >= sizeof(v_f32);
+         y += sizeof(v_f32), x += sizeof(v_f32), n_bytes -= sizeof(v_f32))
+        bypass_f32((float *)y, load_f32((const float *)x));
+    memcpy(y, x, n_bytes);
+}
+
 #define FD_ALL(op)                                                                  \
     {FD_CAT(op##_f16, FD_ISA), FD_CAT(op##_bf16, FD_ISA), FD_CAT(op##_f32, FD_ISA), \
      FD_CAT(op##_f64, FD_ISA)}
@@ -110,5 +122,6 @@ static const fd_kernels table = {
     .soft = FD_REALS(fd_soft),
     .widen = {FD_CAT(fd_widen_f16, FD_ISA), FD_CAT(fd_widen_bf16, FD_ISA)},
     .narrow = {FD_CAT(fd_narrow_f16, FD_ISA), FD_CAT(fd_narrow_bf16, FD_ISA)},
+    .put_around = FD_CAT(fd_put_around, FD_ISA),
     .fence = FD_CAT(fd_fence, FD_ISA),
 };

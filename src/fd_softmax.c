@@ -27,7 +27,7 @@ typedef struct {
     fd_dtype dtype;
     const fd_window *w;
     const fd_stream *stream;
-    int fetch;
+    int fetch, bypass;
     uint64_t row; /* elements */
     uint64_t from, to,
         end; /* elements of the window whose bits are made, and where the call ends */
@@ -87,7 +87,9 @@ static void put(const softmax *s, char *y, const void *from, size_t n, unsigned 
     const fd_dtype d = s->dtype;
     const size_t item = fd_dtype_bytes[d], padded = PADDED(n);
     for (unsigned r = 0; r < rows; r++, y += n * item)
-        if (d >= FD_F32)
+        if (s->bypass)
+            s->k->put_around(y, (const char *)from + r * padded * item, n * item);
+        else if (d >= FD_F32)
             memcpy(y, (const char *)from + r * padded * item, n * item);
         else
             s->k->narrow[d]((uint16_t *)y, (const float *)from + r * padded, n);
@@ -107,8 +109,9 @@ static void do_rows(softmax *s, char *y, const char *x, const char *grad, uint64
             const size_t n = s->row - at < BLOCK ? (size_t)(s->row - at) : BLOCK;
             const size_t padded = PADDED(n), here = at * item, next = (at + n * rows) * item;
             const unsigned lines = FD_MAX_STEP * (unsigned)item / 64;
-            fd_ahead ahead[3] = {
-                {x + next, lines}, {y + next, lines}, {grad ? grad + next : x, grad ? lines : 0}};
+            fd_ahead ahead[3] = {{x + next, lines},
+                                 {y + next, s->bypass ? 0 : lines},
+                                 {grad ? grad + next : x, grad ? lines : 0}};
             fd_softmax_row again = row[0];
             if (pass == 0 || s->row > BLOCK)
                 k->exps[real](e, bring(s, e, x + here, n, rows, -INFINITY), padded, rows,
@@ -116,13 +119,14 @@ static void do_rows(softmax *s, char *y, const char *x, const char *grad, uint64
             if (pass == 0 && !grad) continue;
             const uint64_t *keep = keep_of(s, element + at, n, rows);
             const void *above = grad ? bring(s, beside, grad + here, n, rows, 0) : NULL;
-            void *result = is_direct(s->dtype, n) ? y + here : (char *)beside;
+            const int directly = is_direct(s->dtype, n) && !s->bypass;
+            void *result = directly ? y + here : (char *)beside;
             if (pass == 0) {
                 k->dots[real](e, above, keep, padded, rows, row);
                 continue;
             }
             k->soft[real](result, e, above, keep, padded, rows, row, scale);
-            if (result == beside) put(s, y + here, result, n, rows);
+            if (!directly) put(s, y + here, result, n, rows);
         }
 }
 
@@ -136,10 +140,12 @@ void fd_window_softmax(const fd_kernels *k, fd_dtype dtype, const fd_window *w, 
     for (int axis = 0; axis < w->ndim; axis++) n_bytes *= w->shape[axis];
     s.k = k, s.dtype = dtype, s.w = w, s.stream = stream, s.row = row;
     s.fetch = n_bytes >= FETCH_FROM;
+    s.bypass = n_bytes >= FD_BYPASS_FROM && dtype >= FD_F32 && y != x && y != grad;
     s.from = s.to = begin, s.end = begin + n;
     for (uint64_t at = begin; at < s.end; at += most * row) {
         if (most > (s.end - at) / row) most = (s.end - at) / row;
         do_rows(&s, (char *)y + at * item, (const char *)x + at * item,
                 grad ? (const char *)grad + at * item : NULL, at, (unsigned)most, scale);
     }
+    if (s.bypass) k->fence();
 }

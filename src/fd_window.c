@@ -17,10 +17,6 @@ enum {
 
 #define REGION (1ull << 27) /* blocks; see fd_tile */
 
-/* Bytes of output from which no last-level cache is expected to hold it and its input: 32 MiB is what
- * one core complex or desktop part has, and what CPUID says under a hypervisor cannot be trusted. */
-enum { BYPASS_FROM = 16 << 20 };
-
 /* Bytes of x from which it is fetched ahead: where bits take long, beyond the second-level cache (10 to 35 %
  * less time from there on); where they are of few planes, beyond the last level (15 %; between the two
  * 3 % more, and for a residual beside x up to 9 % more everywhere). */
@@ -30,7 +26,7 @@ static int hints_for(uint64_t n_bytes, int in_place, int residual, const fd_stre
     const int few_planes = (uint32_t)stream->drop_threshold == 0;
     const uint64_t fetch_from = few_planes ? FETCH_FEW_PLANES_FROM : FETCH_FROM;
     int hints = 0;
-    if (!in_place && n_bytes >= BYPASS_FROM) hints |= FD_HINT_BYPASS;
+    if (!in_place && n_bytes >= FD_BYPASS_FROM) hints |= FD_HINT_BYPASS;
     if (n_bytes >= fetch_from && !(few_planes && residual)) hints |= FD_HINT_FETCH;
     return hints;
 }

@@ -256,6 +256,25 @@ def test_does_not_depend_on_threads(split_small_calls, shape):
         np.testing.assert_array_equal(bits_of(dx), bits_of(found[0][1]))
 
 
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_large_arrays_are_as_their_parts(isa, kind):
+    """Those that are written around the caches, in rows that end anywhere."""
+    rows = 17 * 2**20 // (2001 * np.dtype(kind).itemsize)
+    x, grad = (np.resize(a, (rows, 2001)) for a in arrays((7, 2001), kind))
+    y, mask = fd.softmax_dropout(x, 0.3, rng=0, return_mask=True)
+    dx = fd.softmax_dropout_backward(grad, x, mask)
+    for at in (0, 1, rows // 2, rows - 3):
+        part = np.s_[at : at + 3]
+        np.testing.assert_array_equal(
+            dx[part], fd.softmax_dropout_backward(grad[part], x[part], mask[part])
+        )
+        soft = fd.softmax_dropout(x[part].astype(real_of(kind)), training=False)
+        np.testing.assert_array_equal(y[part], mask[part].apply(soft).astype(kind))
+    own = x.copy()
+    assert fd.softmax_dropout(own, 0.3, rng=0, out=own) is own
+    np.testing.assert_array_equal(own, y)
+
+
 def test_shards_and_other_masks():
     x, grad = arrays((8, 6, 50), np.float32)
     _, mask = fd.softmax_dropout(x, 0.3, rng=0, return_mask=True)

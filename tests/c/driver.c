@@ -1203,6 +1203,24 @@ static void parity_of_softmax(const fd_kernels *k) {
     }
 }
 
+/* The copy around the caches, from any place to any. */
+static void parity_of_put_around(const fd_kernels *k) {
+    for (size_t n = 0; n < 700; n += 1 + n / 9)
+        for (size_t shift = 0; shift < 80; shift += 4) {
+            const int upper = (int)(shift / 4 % 2);
+            unsigned char *y = lay(&y_arena, n, shift, upper);
+            unsigned char *x = lay(&x_arena, n, random_below(GUARD), !upper);
+            for (size_t j = 0; j < n; j++) x[j] = (unsigned char)random64();
+            watch(&y_arena, y, n);
+            k->put_around(y, x, n);
+            k->fence();
+            calls++;
+            if (stray(&y_arena, y, n) || memcmp(x, y, n))
+                quit(1, "mismatch: %s put_around of %zu bytes, %zu from the end", k->name, n,
+                     shift);
+        }
+}
+
 /* How far exponentials are from the C library's. */
 static void check_exponentials(void) {
     for (int type = FD_F32; type <= FD_F64; type++) {
@@ -1546,6 +1564,7 @@ static void parity(const fd_kernels *k) {
     parity_of_noise(k);
     check_exponentials();
     parity_of_softmax(k);
+    parity_of_put_around(k);
     parity_of_fused_halves(k);
     parity_of_bits(k);
     parity_of_windows(k);
