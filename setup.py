@@ -30,8 +30,6 @@ COMPILE = {"unix": GNU, "mingw32": GNU, "msvc": ["/std:c11", "/O2", "/fp:precise
 # -O2, for -O3 gains the kernels nothing and costs 5 % of the wheel. But only -O3 makes vectors of
 # fd_rates.c's comparisons; and where a call takes long what is small will do.
 OPTIMIZE = {"fd_rates.c": "-O3", "ratesmask.c": "-Os", "noise.c": "-Os"}
-# what Cython writes is 1 % smaller unaligned, and as fast
-UNALIGNED = ["-fno-align-functions", "-fno-align-loops", "-fno-align-jumps"]
 # stripped, with every relocation read-only once loaded, and no executable stack
 LINK = {
     "linux": ["-Wl,-s", "-Wl,-z,relro,-z,now,-z,noexecstack", "-Wl,--sort-section=name"],
@@ -59,8 +57,6 @@ class build_side_by_side(build_ext):
             flags = COMPILE[compiler.compiler_type]
             if compiler.compiler_type != "msvc":
                 flags = [*flags, OPTIMIZE.get(Path(source).name, "-O2")]
-                if Path(source).parts[0] != "src":
-                    flags += UNALIGNED
             return compile_sources([source], **options | {"extra_postargs": flags})
 
         def compile_all(sources, **options):
