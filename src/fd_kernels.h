@@ -109,7 +109,7 @@ typedef void fd_soft_fn(void *y, const void *e, const void *grad, const uint64_t
 typedef void fd_widen_fn(float *y, const uint16_t *x, size_t n);
 typedef void fd_narrow_fn(uint16_t *y, const float *x, size_t n);
 
-/* Copies to memory around the caches; fence() follows the last call. */
+/* Copies to memory around the caches, both aligned to a float; fence() follows the last call. */
 typedef void fd_put_around_fn(void *y, const void *x, size_t n_bytes);
 
 /* The kernels of one ISA. */
