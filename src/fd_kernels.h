@@ -90,15 +90,12 @@ typedef struct {
     double max, sum, dot;
 } fd_softmax_row;
 
-/* e = e^(x - max), with the rows' maxima so far; adds e to their sums. Meanwhile fetches what three arrays
- * have ahead, so many lines for each FD_MAX_STEP elements; NULL: nothing. */
+/* e = e^(x - max), with the rows' maxima so far; adds e to their sums and, where grad is not NULL,
+ * keep ? e * grad : +0 to their dots. Meanwhile fetches what three arrays have ahead, so many lines for each
+ * FD_MAX_STEP elements; NULL: nothing. */
 struct fd_ahead;
-typedef void fd_exps_fn(void *e, const void *x, size_t n, unsigned rows, fd_softmax_row *row,
-                        struct fd_ahead *ahead);
-
-/* Adds keep ? e * grad : +0 to the rows' dots. */
-typedef void fd_dots_fn(const void *e, const void *grad, const uint64_t *keep, size_t n,
-                        unsigned rows, fd_softmax_row *row);
+typedef void fd_exps_fn(void *e, const void *x, const void *grad, const uint64_t *keep, size_t n,
+                        unsigned rows, fd_softmax_row *row, struct fd_ahead *ahead);
 
 /* y = keep ? e / sum * scale : +0; or where grad is not NULL, with `dot` of all of the row,
  * y = e / sum * scale * ((keep ? grad : +0) - dot / sum). */
@@ -128,7 +125,6 @@ struct fd_kernels {
     fd_scaled_fn *scaled[FD_DTYPES];
     fd_noise_fn *noise[FD_DTYPES];
     fd_exps_fn *exps[2]; /* of float, of double */
-    fd_dots_fn *dots[2];
     fd_soft_fn *soft[2];
     fd_widen_fn *widen[2]; /* of FD_F16, of FD_BF16 */
     fd_narrow_fn *narrow[2];

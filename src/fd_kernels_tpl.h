@@ -118,7 +118,6 @@ static const fd_kernels table = {
     .scaled = FD_ALL(fd_scaled),
     .noise = FD_ALL(fd_noise),
     .exps = FD_REALS(fd_exps),
-    .dots = FD_REALS(fd_dots),
     .soft = FD_REALS(fd_soft),
     .widen = {FD_CAT(fd_widen_f16, FD_ISA), FD_CAT(fd_widen_bf16, FD_ISA)},
     .narrow = {FD_CAT(fd_narrow_f16, FD_ISA), FD_CAT(fd_narrow_bf16, FD_ISA)},
