@@ -177,6 +177,14 @@ FD_INLINE void FD_FN(fd_steps)(const FD_FN(fd_call) * call, size_t at, const uin
     const FD_ELEM_Y *beside = FD_READS_BESIDE(op) ? call->beside + at : NULL;
     FD_ELEM_Y *y = call->y + at;
     for (; n >= FD_STEP; n -= FD_STEP, i += FD_STEP, x += FD_STEP, y += FD_STEP, at += FD_STEP) {
+        /* no bits are made, between whose planes to fetch; all at once it would wait for the stores */
+        if (bypass && op == FD_RELU_GRAD) {
+            FD_UNROLL
+            for (unsigned at_byte = 0; at_byte < FD_STEP * sizeof *x; at_byte += 64) {
+                FD_PREFETCH((const char *)x + at_byte + FD_AHEAD);
+                FD_PREFETCH((const char *)beside + at_byte + FD_AHEAD);
+            }
+        }
         FD_FN(fd_step)(y, x, beside, column, call, keep, i, op, bypass);
         if (FD_READS_BESIDE(op)) beside += FD_STEP;
         if (in_columns && (column += FD_STEP) >= call->period) column -= call->period;
