@@ -11,10 +11,13 @@
 /*
  * How a call treats memory, a set of
  *
- *   FD_HINT_BYPASS   no cache will hold y afterwards, so it is written around them
- *   FD_HINT_FETCH    x and what is read beside it come from afar: they are fetched while bits are made
+ *   FD_HINT_BYPASS          no cache will hold y afterwards, so it is written around them
+ *   FD_HINT_FETCH           x and what is read beside it come from afar: they are fetched while bits are
+ *                           made
+ *   FD_HINT_FETCH_IN_STEPS  the same, but fetched while the elements before them are worked; only together
+ *                           with FD_HINT_BYPASS
  */
-enum { FD_HINT_BYPASS = 1, FD_HINT_FETCH = 2 };
+enum { FD_HINT_BYPASS = 1, FD_HINT_FETCH = 2, FD_HINT_FETCH_IN_STEPS = 4 };
 
 /* Bytes of output from which no last-level cache is expected to hold it and its input: 32 MiB is what
  * one core complex or desktop part has, and what CPUID says under a hypervisor cannot be trusted. */
@@ -71,11 +74,11 @@ typedef void fd_scaled_fn(void *y, const void *x, const uint64_t *keep, size_t n
 
 /*
  * y[j] from x[j], j in [0, n), by given keep bits from bit i on: what the plain kernels do or, where
- * affine is not 0, what the affine ones do. bypass only where the element of each multiple of 64 bits is
- * aligned to 64 bytes, and then fence() follows the last call; affine calls have none.
+ * affine is not 0, what the affine ones do. FD_HINT_BYPASS only where the element of each multiple of 64 bits is
+ * aligned to 64 bytes, and then fence() follows the last call.
  */
 typedef void fd_given_fn(void *y, const void *x, const uint64_t *keep, unsigned i, unsigned n,
-                         const fd_values *values, int affine, int bypass);
+                         const fd_values *values, int affine, int hints);
 
 /*
  * Softmax, of float or double: of several rows that follow each other, of n elements each, a multiple of
