@@ -11,13 +11,11 @@
 /*
  * How a call treats memory, a set of
  *
- *   FD_HINT_BYPASS          no cache will hold y afterwards, so it is written around them
- *   FD_HINT_FETCH           x and what is read beside it come from afar: they are fetched while bits are
- *                           made
- *   FD_HINT_FETCH_IN_STEPS  the same, but fetched while the elements before them are worked; only together
- *                           with FD_HINT_BYPASS
+ *   FD_HINT_BYPASS   no cache will hold y afterwards, so it is written around them
+ *   FD_HINT_FETCH    x and what is read beside it come from afar: they are fetched while bits are made, or
+ *                    where those are few while the elements before them are worked
  */
-enum { FD_HINT_BYPASS = 1, FD_HINT_FETCH = 2, FD_HINT_FETCH_IN_STEPS = 4 };
+enum { FD_HINT_BYPASS = 1, FD_HINT_FETCH = 2 };
 
 /* Bytes of output from which no last-level cache is expected to hold it and its input: 32 MiB is what
  * one core complex or desktop part has, and what CPUID says under a hypervisor cannot be trusted. */
@@ -74,11 +72,11 @@ typedef void fd_scaled_fn(void *y, const void *x, const uint64_t *keep, size_t n
 
 /*
  * y[j] from x[j], j in [0, n), by given keep bits from bit i on: what the plain kernels do or, where
- * affine is not 0, what the affine ones do. FD_HINT_BYPASS only where the element of each multiple of 64 bits is
+ * affine is not 0, what the affine ones do. bypass only where the element of each multiple of 64 bits is
  * aligned to 64 bytes, and then fence() follows the last call.
  */
 typedef void fd_given_fn(void *y, const void *x, const uint64_t *keep, unsigned i, unsigned n,
-                         const fd_values *values, int affine, int hints);
+                         const fd_values *values, int affine, int bypass);
 
 /*
  * Softmax, of float or double: of several rows that follow each other, of n elements each, a multiple of

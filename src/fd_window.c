@@ -17,19 +17,17 @@ enum {
 
 #define REGION (1ull << 27) /* blocks; see fd_tile */
 
-/* Bytes of x from which it is fetched ahead. Where bits take long, between their planes, beyond the
- * second-level cache: 10 to 35 % less time from there on. Those of few planes leave little time for it: beyond
- * the last level (25 %; between the two 3 % more), and not with a residual beside x, where it takes 5 % more.
- * There steps do it better, if they store around the caches: with a residual from 16 MiB on 10 % less time,
- * without from 64 MiB on 2 to 8 %, and at 16 MiB 5 % more. */
-enum { FETCH_FROM = 2 << 20, FETCH_FEW_PLANES_FROM = 64 << 20, FETCH_IN_STEPS_FROM = 32 << 20 };
+/* Bytes of x from which it is fetched ahead: where bits take long, beyond the second-level cache (10 to 35 %
+ * less time from there on); where they are of few planes, beyond the last level (2 to 10 %, in place at
+ * 256 MiB 25 %; at 16 MiB 5 % more). */
+enum { FETCH_FROM = 2 << 20, FETCH_FEW_PLANES_FROM = 32 << 20 };
 
-static int hints_for(uint64_t n_bytes, int in_place, int residual, const fd_stream *stream) {
+static int hints_for(uint64_t n_bytes, int in_place, const fd_stream *stream) {
     const int few_planes = (uint32_t)stream->drop_threshold == 0;
-    const int bypass = !in_place && n_bytes >= FD_BYPASS_FROM ? FD_HINT_BYPASS : 0;
-    if (!few_planes) return n_bytes >= FETCH_FROM ? bypass | FD_HINT_FETCH : bypass;
-    if (bypass) return n_bytes >= FETCH_IN_STEPS_FROM ? bypass | FD_HINT_FETCH_IN_STEPS : bypass;
-    return n_bytes >= FETCH_FEW_PLANES_FROM && !residual ? FD_HINT_FETCH : 0;
+    int hints = 0;
+    if (!in_place && n_bytes >= FD_BYPASS_FROM) hints |= FD_HINT_BYPASS;
+    if (n_bytes >= (few_planes ? FETCH_FEW_PLANES_FROM : FETCH_FROM)) hints |= FD_HINT_FETCH;
+    return hints;
 }
 
 void fd_window_init(fd_window *w, int ndim, const uint64_t *shape, const uint64_t *stride,
@@ -146,7 +144,7 @@ static void apply(const fd_kernels *k, fd_dtype dtype, const fd_window *w, char 
     uint64_t n_bytes = item;
     for (int axis = 0; axis < w->ndim; axis++) n_bytes *= w->shape[axis];
     if (n == 0) return;
-    const int hints = hints_for(n_bytes, x == y, 0, stream);
+    const int hints = hints_for(n_bytes, x == y, stream);
     cursor c;
     cursor_init(&c, w, begin);
     x = advanced(x, begin * item), y += begin * item;
@@ -168,7 +166,7 @@ static void apply(const fd_kernels *k, fd_dtype dtype, const fd_window *w, char 
     for (unsigned count; n; x = advanced(x, count * item), y += count * item, n -= count) {
         schedule.ahead[0].at = advanced(x, FD_AHEAD);
         count = fill_strip(&s, &c, n, k, &schedule, x && hints & FD_HINT_FETCH ? item : 0);
-        k->given[dtype](y, x, s.keep, s.begin, count, values, affine, hints);
+        k->given[dtype](y, x, s.keep, s.begin, count, values, affine, hints & FD_HINT_BYPASS);
         drop_from_strip(&s, count);
     }
     if (hints & FD_HINT_BYPASS) k->fence();
@@ -230,7 +228,7 @@ void fd_range_fused(const fd_kernels *k, fd_dtype x_dtype, fd_dtype y_dtype, voi
     fd_fused part = *fused;
     const size_t x_item = fd_dtype_bytes[x_dtype], y_item = fd_dtype_bytes[y_dtype];
     const int in_place = x == y || part.beside == y;
-    const int hints = hints_for(size * y_item, in_place, part.beside != NULL, stream);
+    const int hints = hints_for(size * y_item, in_place, stream);
     fd_fused_fn *kernel = x_dtype == y_dtype  ? k->fused[x_dtype]
                           : y_dtype == FD_F32 ? k->fused_to_f32[x_dtype]
                                               : k->fused_from_f32[y_dtype];

@@ -467,10 +467,9 @@ static _Noreturn void mismatch(const apply_call *c, const char *what) {
          c->in_place ? ", in place" : "", c->bypass ? ", around the caches" : "");
 }
 
-/* Calls take turns in how they fetch their arrays ahead. */
+/* Every other call fetches its arrays ahead. */
 static int hints(int bypass) {
-    static const int fetch[] = {0, FD_HINT_FETCH, FD_HINT_FETCH_IN_STEPS};
-    return (bypass ? FD_HINT_BYPASS : 0) | fetch[calls % 3];
+    return (bypass ? FD_HINT_BYPASS : 0) | (calls % 2 ? FD_HINT_FETCH : 0);
 }
 
 static const uint64_t one[FD_DTYPES] = {0x3C00, 0x3F80, 0x3F800000, 0x3FF0000000000000};
@@ -494,8 +493,7 @@ static void check_apply(const apply_call *c) {
                                                          from ? from - skip : NULL, c->begin, c->n,
                                                          &c->stream, &c->values);
     } else if (c->words) {
-        k->given[d](y, from, c->words, c->bit, (unsigned)c->n, &c->values, c->affine,
-                    hints(c->bypass));
+        k->given[d](y, from, c->words, c->bit, (unsigned)c->n, &c->values, c->affine, c->bypass);
         k->fence();
     } else {
         (c->affine ? k->affine : k->plain)[d](y, from, c->first, c->n, &c->stream, &c->values,
