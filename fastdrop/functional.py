@@ -1051,10 +1051,11 @@ def softmax_dropout_backward(
 
     Notes
     -----
-    The softmax is worked out again, for that costs less than to store and read it. A row of zeros,
-    whose scores are all -infinity, has a gradient of zeros where grad is finite. The sum is that of
-    ``exp(-d) * g``, d a score's distance from the maximum, before it is divided: it overflows where
-    a row's gradients nearly do. 16-bit types are worked in float32, and rounded once at the end.
+    The softmax is worked out again: beyond the second-level cache that costs less than to store
+    and read it. A row of zeros, whose scores are all -infinity, has a gradient of zeros where grad
+    is finite. The sum is that of ``exp(-d) * g``, d a score's distance from the maximum, before it
+    is divided: it overflows where a row's gradients nearly do. 16-bit types are worked in float32,
+    and rounded once at the end.
 
     **Compatibility guarantee.** As for `softmax_dropout`.
 
