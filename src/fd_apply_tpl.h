@@ -259,7 +259,7 @@ static void FD_FN(fd_fused)(void *y, const void *x, uint64_t first, size_t n,
                                        [FD_FUSED_RELU] = FD_RELU,
                                        [FD_FUSED_RELU_GRAD] = FD_RELU_GRAD};
     const fd_values values = {scale, 0.0, NAN};
-    if (fused->op == FD_FUSED_RELU_GRAD && hints & FD_HINT_BYPASS)
+    if (FD_BYPASSES && fused->op == FD_FUSED_RELU_GRAD && hints & FD_HINT_BYPASS)
         hints &= ~FD_HINT_FETCH; /* its steps do */
     FD_FN(fd_apply_any)(y, x, first, n, stream, &values, fused, op[fused->op], hints);
 }
@@ -273,10 +273,6 @@ static void FD_FN(fd_plain)(void *y, const void *x, uint64_t first, size_t n,
     }
     const FD_FN(fd_call) call = FD_FN(fd_call_init)(y, x, values, NULL);
     const fd_arrays arrays = FD_FN(fd_arrays_of)(&call);
-    if (fd_is_by_piece(&arrays, stream, hints)) {
-        FD_FN(fd_apply_any)(y, x, first, n, stream, values, NULL, FD_PLAIN, hints);
-        return;
-    }
 #if FD_BYPASSES
     if (hints & FD_HINT_BYPASS && n >= FD_ALIGNED_FROM) {
         FD_CAT(fd_tiles, FD_ISA)(&call, FD_FN(fd_steps_plain_around_in_line), &arrays, first, n,

@@ -13,7 +13,7 @@
  *
  *   FD_HINT_BYPASS   no cache will hold y afterwards, so it is written around them
  *   FD_HINT_FETCH    x and what is read beside it come from afar: they are fetched while bits are made, or
- *                    where those are few while the elements before them are worked
+ *                    where those take little time piece by piece
  */
 enum { FD_HINT_BYPASS = 1, FD_HINT_FETCH = 2 };
 

@@ -67,7 +67,7 @@ FD_INLINE void fd_schedule_init(fd_schedule *s, const fd_stream *stream) {
     s->c2 = (uint32_t)stream->position, s->c3 = (uint32_t)(stream->position >> 32);
     s->round1_c1 = (uint32_t)FD_PHILOX_M1 * s->c2;
     s->drop_threshold = d;
-    s->tails = (uint32_t)d != 0;
+    s->tails = fd_has_tails(d);
     if (d == FD_KEEP_ALL || d == FD_DROP_ALL)
         s->last_plane = -1;
     else

@@ -49,6 +49,9 @@ FD_INLINE uint64_t fd_drop_threshold(double p) {
     return whole + (rest > 0.5 || (rest == 0.5 && whole % 2));
 }
 
+/* Whether ties remain after the planes, of which all are made then, and are settled by tails. */
+FD_INLINE int fd_has_tails(uint64_t drop_threshold) { return (uint32_t)drop_threshold != 0; }
+
 /* 1 / (1-p); 0 where no element is kept and none is ever scaled. */
 FD_INLINE double fd_scale(double p) {
     return fd_drop_threshold(p) < FD_DROP_ALL ? 1.0 / (1.0 - p) : 0.0;
