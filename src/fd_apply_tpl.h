@@ -241,14 +241,14 @@ static fd_steps_fn *const FD_FN(fd_steps_of)[][2] = {
 };
 
 /* Any operation, its steps called. */
-static void FD_FN(fd_apply_any)(void *y, const void *x, uint64_t first, size_t n,
+static void FD_FN(fd_apply_any)(void *y, const void *x, uint64_t first, fd_cursor *rows, size_t n,
                                 const fd_stream *stream, const fd_values *values,
                                 const fd_fused *fused, int op, int hints) {
     const FD_FN(fd_call) call = FD_FN(fd_call_init)(y, x, values, fused);
     const fd_arrays arrays = FD_FN(fd_arrays_of)(&call);
     if (n < FD_ALIGNED_FROM) hints &= ~FD_HINT_BYPASS;
     FD_CAT(fd_tiles_any, FD_ISA)(&call, FD_FN(fd_steps_of)[op][hints & FD_HINT_BYPASS], &arrays,
-                                 first, n, stream, hints);
+                                 first, rows, n, stream, hints);
 }
 
 static void FD_FN(fd_fused)(void *y, const void *x, uint64_t first, size_t n,
@@ -261,32 +261,33 @@ static void FD_FN(fd_fused)(void *y, const void *x, uint64_t first, size_t n,
     const fd_values values = {scale, 0.0, NAN};
     if (FD_BYPASSES && fused->op == FD_FUSED_RELU_GRAD && hints & FD_HINT_BYPASS)
         hints &= ~FD_HINT_FETCH; /* its steps do */
-    FD_FN(fd_apply_any)(y, x, first, n, stream, &values, fused, op[fused->op], hints);
+    FD_FN(fd_apply_any)(y, x, first, NULL, n, stream, &values, fused, op[fused->op], hints);
 }
 
 #ifndef FD_TO
-static void FD_FN(fd_plain)(void *y, const void *x, uint64_t first, size_t n,
+static void FD_FN(fd_plain)(void *y, const void *x, uint64_t first, fd_cursor *rows, size_t n,
                             const fd_stream *stream, const fd_values *values, int hints) {
     if (x == NULL) {
-        FD_FN(fd_apply_any)(y, x, first, n, stream, values, NULL, FD_ONES, hints & ~FD_HINT_FETCH);
+        hints &= ~FD_HINT_FETCH;
+        FD_FN(fd_apply_any)(y, x, first, rows, n, stream, values, NULL, FD_ONES, hints);
         return;
     }
     const FD_FN(fd_call) call = FD_FN(fd_call_init)(y, x, values, NULL);
     const fd_arrays arrays = FD_FN(fd_arrays_of)(&call);
 #if FD_BYPASSES
     if (hints & FD_HINT_BYPASS && n >= FD_ALIGNED_FROM) {
-        FD_CAT(fd_tiles, FD_ISA)(&call, FD_FN(fd_steps_plain_around_in_line), &arrays, first, n,
-                                 stream, hints);
+        FD_CAT(fd_tiles, FD_ISA)(&call, FD_FN(fd_steps_plain_around_in_line), &arrays, first, rows,
+                                 n, stream, hints);
         return;
     }
 #endif
-    FD_CAT(fd_tiles, FD_ISA)(&call, FD_FN(fd_steps_plain_in_line), &arrays, first, n, stream,
+    FD_CAT(fd_tiles, FD_ISA)(&call, FD_FN(fd_steps_plain_in_line), &arrays, first, rows, n, stream,
                              hints & ~FD_HINT_BYPASS);
 }
 
-static void FD_FN(fd_affine)(void *y, const void *x, uint64_t first, size_t n,
+static void FD_FN(fd_affine)(void *y, const void *x, uint64_t first, fd_cursor *rows, size_t n,
                              const fd_stream *stream, const fd_values *values, int hints) {
-    FD_FN(fd_apply_any)(y, x, first, n, stream, values, NULL, FD_AFFINE, hints);
+    FD_FN(fd_apply_any)(y, x, first, rows, n, stream, values, NULL, FD_AFFINE, hints);
 }
 
 static void FD_FN(fd_given)(void *y, const void *x, const uint64_t *keep, unsigned i, unsigned n,

@@ -4,6 +4,7 @@
 #ifndef FD_BITS_H
 #define FD_BITS_H
 
+#include "fd_cursor.h"
 #include "fd_schedule.h"
 
 /*
@@ -18,7 +19,6 @@ typedef struct {
 } fd_run;
 typedef struct fd_runs {
     int shared;
-    int in_order; /* whether their bits, one run after the other, are those of the list from 0 on */
     unsigned to, n_blocks, n_runs;
     uint64_t region;                    /* b div 2^27 */
     uint32_t block[FD_TILE_BLOCKS + 1]; /* b mod 2^32; those after n_blocks are any */
@@ -31,6 +31,9 @@ FD_INLINE void fd_tile_list(fd_tile *tile, fd_schedule *s, const fd_runs *runs) 
     fd_tile_init(tile, s, runs->region << 27);
     memset(tile->tied, 0, sizeof tile->tied);
 }
+
+/* The next n elements of a walk whose runs are of whole blocks, up to a tile: see fd_blocks_in_rows. */
+void fd_tile_rows(fd_tile *tile, fd_schedule *s, fd_cursor *rows, unsigned n);
 
 /* The keep words of a tile where D decides all, p = 0 or 1. */
 FD_INLINE void fd_fill_keep(uint64_t *keep, const fd_schedule *s) {

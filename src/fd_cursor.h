@@ -10,9 +10,9 @@ typedef struct {
     const fd_window *w;
     uint64_t run, at;
     uint64_t outer[FD_MAX_NDIM + 1]; /* places along the other axes */
-} cursor;
+} fd_cursor;
 
-FD_INLINE void cursor_init(cursor *c, const fd_window *w, uint64_t element) {
+FD_INLINE void fd_cursor_init(fd_cursor *c, const fd_window *w, uint64_t element) {
     const int last = w->ndim - 1;
     c->w = w;
     c->run = w->first;
@@ -23,14 +23,14 @@ FD_INLINE void cursor_init(cursor *c, const fd_window *w, uint64_t element) {
     }
 }
 
-FD_INLINE uint64_t run_left(const cursor *c) { return c->w->shape[c->w->ndim - 1] - c->at; }
+FD_INLINE uint64_t fd_run_left(const fd_cursor *c) { return c->w->shape[c->w->ndim - 1] - c->at; }
 
-FD_INLINE uint64_t index_at(const cursor *c) {
+FD_INLINE uint64_t fd_index_at(const fd_cursor *c) {
     return c->run + c->at * c->w->stride[c->w->ndim - 1];
 }
 
 /* n elements on, at most to the end of the run, which is then the start of the next. */
-FD_INLINE void advance(cursor *c, uint64_t n) {
+FD_INLINE void fd_advance(fd_cursor *c, uint64_t n) {
     const fd_window *w = c->w;
     int axis = w->ndim - 1;
     c->at += n;

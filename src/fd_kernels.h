@@ -6,6 +6,7 @@
 #define FD_KERNELS_H
 
 #include "fastdrop.h"
+#include "fd_cursor.h"
 #include "fd_stream.h"
 
 /*
@@ -26,18 +27,19 @@ enum { FD_BYPASS_FROM = 16 << 20 };
 enum { FD_AHEAD = 4096 };
 
 /*
- * y[j] from x[j], j in [0, n), for the elements first .. first+n-1 of the stream.
- * first + n <= 2^58. x and y are aligned to their element, and are the same array or do not
- * overlap; where the plain kernels' x is NULL, each x[j] is 1.
+ * y[j] from x[j], j in [0, n), for the elements first .. first+n-1 of the stream, first + n <= 2^58; or where
+ * rows is not NULL, for those that it walks over next, in runs of whole blocks that all have b div 2^27 in
+ * common, and first is 0. x and y are aligned to their element, and are the same array or do not overlap;
+ * where the plain kernels' x is NULL, each x[j] is 1.
  */
-typedef void fd_apply_fn(void *y, const void *x, uint64_t first, size_t n, const fd_stream *stream,
-                         const fd_values *values, int hints);
+typedef void fd_apply_fn(void *y, const void *x, uint64_t first, fd_cursor *rows, size_t n,
+                         const fd_stream *stream, const fd_values *values, int hints);
 
 /*
- * Keep bits (1 = kept) of elements first .. first+n-1 into bits [begin, begin+n) of out; bit j of
- * byte k is bit 8k+j. No other bit is changed. first + n <= 2^58.
+ * Keep bits (1 = kept) of the same elements into bits [begin, begin+n) of out; bit j of byte k is bit 8k+j. No
+ * other bit is changed.
  */
-typedef void fd_bits_fn(uint8_t *out, uint64_t begin, uint64_t first, size_t n,
+typedef void fd_bits_fn(uint8_t *out, uint64_t begin, uint64_t first, fd_cursor *rows, size_t n,
                         const fd_stream *stream);
 
 /* Dropout with its neighbours: see fd_fused. The rest is as for fd_apply_fn. */
@@ -54,7 +56,7 @@ typedef void fd_noise_fn(void *y, const void *x, uint64_t first, size_t n, const
                          double sd, int additive);
 
 /* Keep bits of short runs, put together in a strip of words: see fd_runs in fd_bits.h. Meanwhile memory at
- * schedule->ahead[0] is fetched, for elements of `item` bytes; 0: none. */
+ * schedule->ahead is fetched, for elements of `item` bytes; 0: none. */
 struct fd_runs;
 struct fd_schedule;
 typedef void fd_gather_fn(uint64_t *strip, const struct fd_runs *runs, struct fd_schedule *schedule,

@@ -83,7 +83,7 @@ FD_INLINE void fd_group_bits(uint64_t *keep, uint64_t *tied, const fd_schedule *
                              fd_ahead *ahead) {
     fd_group g;
     v_pair u01, u23, keep01, keep23, tied01, tied23;
-    if (ahead) fd_fetch(ahead, 2);
+    if (ahead) fd_fetch(ahead);
     fd_group_begin(&g, s, c0);
     fd_group_tag(&keep01, &keep23, &g, s, s->last_plane);
     tied01 = keep01, tied23 = keep23;
@@ -96,7 +96,7 @@ FD_INLINE void fd_group_bits(uint64_t *keep, uint64_t *tied, const fd_schedule *
     }
     for (int plane = s->last_plane - 1; plane >= 0; plane--) {
         fd_group_tag(&u01, &u23, &g, s, plane);
-        if (ahead) fd_fetch(ahead, 2);
+        if (ahead) fd_fetch(ahead);
         if (fd_schedule_bit(s, plane)) {
             keep01 = v_and(keep01, u01), keep23 = v_and(keep23, u23);
             tied01 = v_and(tied01, u01), tied23 = v_and(tied23, u23);
@@ -109,16 +109,24 @@ FD_INLINE void fd_group_bits(uint64_t *keep, uint64_t *tied, const fd_schedule *
     if (s->tails) v_put(tied, tied01, tied23);
 }
 
-FD_NOINLINE void fd_group_bits_alone(uint64_t *keep, uint64_t *tied, const fd_schedule *s,
-                                     v_word c0) {
-    fd_group_bits(keep, tied, s, c0, NULL);
+/* The first counter word of each of a group's blocks. */
+FD_INLINE v_word fd_group_blocks(const fd_tile *tile, unsigned group) {
+    const uint32_t *block = tile->block + group * V_BLOCKS;
+    return tile->in_order ? v_iota(tile->block[0] + group * V_BLOCKS) : v_words(block);
 }
 
-FD_NOINLINE void fd_group_bits_fetching(uint64_t *keep, uint64_t *tied, fd_schedule *s, v_word c0) {
-    fd_ahead ahead[2];
-    memcpy(ahead, s->ahead, sizeof ahead);
-    fd_group_bits(keep, tied, s, c0, ahead);
-    memcpy(s->ahead, ahead, sizeof ahead);
+FD_NOINLINE void fd_group_bits_alone(uint64_t *keep, fd_tile *tile, const fd_schedule *s,
+                                     unsigned group) {
+    uint64_t *tied = tile->tied + group * FD_GROUP_WORDS;
+    fd_group_bits(keep, tied, s, fd_group_blocks(tile, group), NULL);
+}
+
+FD_NOINLINE void fd_group_bits_fetching(uint64_t *keep, fd_tile *tile, fd_schedule *s,
+                                        unsigned group) {
+    uint64_t *tied = tile->tied + group * FD_GROUP_WORDS;
+    fd_ahead ahead = s->ahead;
+    fd_group_bits(keep, tied, s, fd_group_blocks(tile, group), &ahead);
+    s->ahead = ahead;
 }
 
 /* The 128 bits of each of 16 blocks under one tag, from a multiple of 16 on: see fd_words_fn. */
@@ -181,15 +189,11 @@ FD_NOINLINE void fd_tile_tails(uint64_t *keep, const fd_tile *tile, fd_schedule 
 }
 
 FD_INLINE void fd_tile_group(uint64_t *keep, fd_tile *tile, fd_schedule *s, unsigned group) {
-    const unsigned first = group * V_BLOCKS;
-    const v_word c0 =
-        tile->in_order ? v_iota(tile->block[0] + first) : v_words(tile->block + first);
     keep += group * FD_GROUP_WORDS;
-    uint64_t *tied = tile->tied + group * FD_GROUP_WORDS;
-    if (s->ahead[0].lines)
-        fd_group_bits_fetching(keep, tied, s, c0);
+    if (s->ahead.lines)
+        fd_group_bits_fetching(keep, tile, s, group);
     else
-        fd_group_bits_alone(keep, tied, s, c0);
+        fd_group_bits_alone(keep, tile, s, group);
 }
 
 FD_INLINE int fd_touches(unsigned group, unsigned lo, unsigned hi) {
@@ -208,9 +212,9 @@ FD_INLINE void fd_tile_bits(uint64_t *keep, fd_tile *tile, fd_schedule *s, unsig
     if (s->tails) fd_tile_tails(keep, tile, s);
 }
 
-/* Keep bits of a range alone: see fd_bits_fn. */
-static void FD_CAT(fd_bits, FD_ISA)(uint8_t *out, uint64_t begin, uint64_t first, size_t n,
-                                    const fd_stream *stream) {
+/* Keep bits alone: see fd_bits_fn. */
+static void FD_CAT(fd_bits, FD_ISA)(uint8_t *out, uint64_t begin, uint64_t first, fd_cursor *rows,
+                                    size_t n, const fd_stream *stream) {
     fd_schedule s;
     fd_tile tile;
     uint64_t keep[FD_TILE_WORDS + 1];
@@ -218,7 +222,10 @@ static void FD_CAT(fd_bits, FD_ISA)(uint8_t *out, uint64_t begin, uint64_t first
     while (n) {
         const unsigned lo = (unsigned)(first % FD_TILE);
         const unsigned count = n < FD_TILE - lo ? (unsigned)n : FD_TILE - lo;
-        fd_tile_range(&tile, &s, first / FD_TILE, count);
+        if (rows)
+            fd_tile_rows(&tile, &s, rows, count);
+        else
+            fd_tile_range(&tile, &s, first / FD_TILE, count);
         fd_tile_bits(keep, &tile, &s, lo, lo + count);
         fd_copy_bits(out, begin, keep, lo, count);
         first += count, begin += count, n -= count;
@@ -229,18 +236,12 @@ static void FD_CAT(fd_bits, FD_ISA)(uint8_t *out, uint64_t begin, uint64_t first
 static void FD_CAT(fd_gather, FD_ISA)(uint64_t *strip, const fd_runs *runs, fd_schedule *s,
                                       size_t item) {
     fd_tile tile;
-    uint64_t bits[1 + FD_TILE_WORDS + 2], *const keep = bits + 1;
+    uint64_t keep[FD_TILE_WORDS + 2];
     unsigned to = runs->to;
-    s->ahead[0].lines = fd_lines_a_plane(s, FD_GROUP * item);
+    s->ahead.lines = fd_lines_a_plane(s, FD_GROUP * item);
     fd_tile_list(&tile, s, runs);
-    memset(bits, 0, sizeof bits);
+    memset(keep, 0, sizeof keep);
     fd_tile_bits(keep, &tile, s, 0, runs->n_blocks * FD_BLOCK);
-    if (runs->in_order) {
-        bits[0] = strip[to / 64] << 1 << (63 - to % 64);
-        fd_shift_keep(strip + to / 64, bits, to % 64);
-        strip[to / 64 + FD_TILE_WORDS] = keep[FD_TILE_WORDS - 1] >> 1 >> (63 - to % 64);
-        return;
-    }
     uint64_t word = strip[to / 64]; /* of the strip, being filled */
     for (const fd_run *r = runs->run; r < runs->run + runs->n_runs; r++) {
         unsigned from = r->from, n = r->n, at = to % 64;

@@ -4,7 +4,6 @@
  * 32 bits below do.
  */
 #include "fd_bits.h"
-#include "fd_cursor.h"
 #include "fd_kernels.h"
 
 /* One tile's numbers. Windows come to the same tile again and again, so the last one is kept. */
@@ -122,10 +121,11 @@ static void decide(uint64_t *keep, numbers *u, const segment *s) {
 }
 
 /* As many of n elements as follow each other, in the stream, in one tile, and in the rates. */
-static segment next_segment(const cursor *c, uint64_t element, uint64_t n, const fd_rates *rates) {
-    const uint64_t index = index_at(c), at = element % rates->period;
+static segment next_segment(const fd_cursor *c, uint64_t element, uint64_t n,
+                            const fd_rates *rates) {
+    const uint64_t index = fd_index_at(c), at = element % rates->period;
     const int in_order = c->w->stride[c->w->ndim - 1] == 1;
-    uint64_t most = in_order ? run_left(c) : 1;
+    uint64_t most = in_order ? fd_run_left(c) : 1;
     if (most > FD_TILE - index % FD_TILE) most = FD_TILE - index % FD_TILE;
     if (most > rates->period - at) most = rates->period - at;
     if (most > n) most = n;
@@ -155,10 +155,10 @@ static void each_segment(const fd_kernels *k, fd_dtype dtype, const fd_window *w
     uint64_t keep[FD_TILE_WORDS + 1];
     double scales[FD_TILE + FD_MAX_STEP] = {0}; /* or floats */
     numbers u;
-    cursor c;
+    fd_cursor c;
     if (n == 0) return;
     numbers_init(&u, k, stream);
-    cursor_init(&c, w, begin);
+    fd_cursor_init(&c, w, begin);
     while (n) {
         const segment s = next_segment(&c, begin, n, rates);
         decide(keep, &u, &s);
@@ -168,7 +168,7 @@ static void each_segment(const fd_kernels *k, fd_dtype dtype, const fd_window *w
         } else {
             fd_copy_bits(out, begin, keep, 0, s.n);
         }
-        advance(&c, s.n);
+        fd_advance(&c, s.n);
         begin += s.n, n -= s.n;
     }
 }
@@ -187,14 +187,14 @@ void fd_window_rates_bits(const fd_kernels *k, const fd_window *w, uint8_t *out,
 void fd_window_uniforms(const fd_kernels *k, const fd_window *w, uint64_t *out, uint64_t begin,
                         uint64_t n, const fd_stream *stream) {
     numbers u;
-    cursor c;
+    fd_cursor c;
     if (n == 0) return;
     numbers_init(&u, k, stream);
-    cursor_init(&c, w, begin);
+    fd_cursor_init(&c, w, begin);
     while (n--) {
-        const uint64_t index = index_at(&c);
+        const uint64_t index = fd_index_at(&c);
         const uint8_t top = tops_of(&u, index / FD_TILE)[index % FD_TILE];
         *out++ = (uint64_t)top << 32 | tail_of(&u, index);
-        advance(&c, 1);
+        fd_advance(&c, 1);
     }
 }

@@ -39,8 +39,7 @@ typedef struct fd_schedule {
     uint64_t drop_threshold;
     int last_plane; /* the least significant plane that is read; -1: none (p = 0 or 1) */
     int tails;      /* whether ties are settled by tails */
-    /* what is fetched while the next group's bits are made: of x, and beside it */
-    fd_ahead ahead[2];
+    fd_ahead ahead; /* of x, fetched while the next group's bits are made */
 } fd_schedule;
 
 /* The scalars of one block_high for tag t. */
@@ -73,7 +72,7 @@ FD_INLINE void fd_schedule_init(fd_schedule *s, const fd_stream *stream) {
     else
         s->last_plane = s->tails ? FD_PLANES - 1 : 39 - (int)fd_ctz64(d);
     fd_schedule_planes(s, 0);
-    memset(s->ahead, 0, sizeof s->ahead);
+    s->ahead = (fd_ahead){NULL, 0};
 }
 
 /* The lines a plane by which a group's planes fetch so many bytes. */
@@ -82,13 +81,11 @@ FD_INLINE unsigned fd_lines_a_plane(const fd_schedule *s, size_t n_bytes) {
     return planes ? ((unsigned)n_bytes / 64 + planes - 1) / planes : 0;
 }
 
-/* The next lines of so many arrays. */
-FD_INLINE void fd_fetch(fd_ahead *ahead, int arrays) {
-    for (int i = 0; i < arrays; i++) {
-        const size_t n_bytes = 64 * (size_t)ahead[i].lines;
-        for (size_t at = 0; at < n_bytes; at += 64) FD_PREFETCH(ahead[i].at + at);
-        ahead[i].at += n_bytes;
-    }
+/* The next lines. */
+FD_INLINE void fd_fetch(fd_ahead *ahead) {
+    const size_t n_bytes = 64 * (size_t)ahead->lines;
+    for (size_t at = 0; at < n_bytes; at += 64) FD_PREFETCH(ahead->at + at);
+    ahead->at += n_bytes;
 }
 
 /* Whether plane t's bit of D is 1. */

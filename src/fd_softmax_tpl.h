@@ -90,7 +90,8 @@ FD_INLINE void FD_FN(fd_sums)(FD_ELEM *e, const FD_ELEM *x, FD_REAL_T shift, con
     for (size_t i = 0; i < n; i += FD_FN(fd_four)) {
         const size_t lane = i % FD_MAX_STEP / FD_FN(fd_width);
         FD_REAL_T v[4];
-        if (ahead && lane == 0) fd_fetch(ahead, 3);
+        if (ahead && lane == 0)
+            for (int array = 0; array < 3; array++) fd_fetch(ahead + array);
         FD_UNROLL
         for (unsigned j = 0; j < 4; j++) v[j] = FD_SUB(FD_LOAD(x + i + j * FD_FN(fd_width)), shift);
         FD_FN(fd_exp)(v, 4);

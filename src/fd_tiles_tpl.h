@@ -33,8 +33,8 @@ typedef struct {
  * tiles. In memory, element `done` is y[done - lo].
  */
 FD_INLINE void FD_CAT(fd_tiles, FD_ISA)(const void *call, fd_steps_fn *steps,
-                                        const fd_arrays *arrays, uint64_t first, size_t n,
-                                        const fd_stream *stream, int hints) {
+                                        const fd_arrays *arrays, uint64_t first, fd_cursor *rows,
+                                        size_t n, const fd_stream *stream, int hints) {
     const uint64_t tile0 = first / FD_TILE, lo = first % FD_TILE, end = lo + n;
     const unsigned to_aligned = (unsigned)((64 - (uintptr_t)arrays->y % 64) % 64 / arrays->y_item);
     const unsigned skew = n < FD_ALIGNED_FROM ? 0 : (unsigned)(0 - lo - to_aligned) % FD_STEP;
@@ -43,10 +43,7 @@ FD_INLINE void FD_CAT(fd_tiles, FD_ISA)(const void *call, fd_steps_fn *steps,
     fd_tile tile;
     fd_schedule_init(&s, stream);
     if (s.last_plane < 0) fd_fill_keep(strip, &s);
-    if (hints & FD_HINT_FETCH) {
-        s.ahead[0].lines = fd_lines_a_plane(&s, FD_GROUP * arrays->x_item);
-        if (arrays->beside) s.ahead[1].lines = fd_lines_a_plane(&s, FD_GROUP * arrays->y_item);
-    }
+    if (hints & FD_HINT_FETCH) s.ahead.lines = fd_lines_a_plane(&s, FD_GROUP * arrays->x_item);
     uint64_t done = lo; /* elements before it are applied */
     for (uint64_t t = 0; done < end; t++) {
         /* tile t, as far as it is wanted, and the strip before it, as far as it is there */
@@ -56,13 +53,12 @@ FD_INLINE void FD_CAT(fd_tiles, FD_ISA)(const void *call, fd_steps_fn *steps,
                                  : end - tile_at < FD_TILE ? (unsigned)(end - tile_at)
                                                            : FD_TILE;
         const int wanted = s.last_plane >= 0 && tile_hi != 0;
-        if (wanted) fd_tile_range(&tile, &s, tile0 + t, tile_hi - tile_lo);
+        if (wanted && rows)
+            fd_tile_rows(&tile, &s, rows, tile_hi);
+        else if (wanted)
+            fd_tile_range(&tile, &s, tile0 + t, tile_hi - tile_lo);
         for (unsigned group = 0; group < FD_GROUPS; group++) {
-            if (s.ahead[0].lines) {
-                s.ahead[0].at = arrays->x + (done - lo) * arrays->x_item + FD_AHEAD;
-                if (arrays->beside)
-                    s.ahead[1].at = arrays->beside + (done - lo) * arrays->y_item + FD_AHEAD;
-            }
+            if (s.ahead.lines) s.ahead.at = arrays->x + (done - lo) * arrays->x_item + FD_AHEAD;
             if (wanted && fd_touches(group, tile_lo, tile_hi))
                 fd_tile_group(keep + 1, &tile, &s, group);
             if (t == 0) continue;
@@ -87,22 +83,24 @@ typedef struct {
     fd_steps_fn *steps;
     const void *call;
     const fd_arrays *arrays;
+    int x_too; /* not only what is read beside it */
 } fd_fetched_steps;
 
 /* Elements of a piece. With 128 or 512 float32 take 2 to 5 % longer. */
 enum { FD_PIECE = 256 };
 
+FD_INLINE void fd_fetch_piece(const char *x, size_t at, unsigned item) {
+    fd_ahead ahead = {x + at * item + FD_AHEAD, FD_PIECE * item / 64};
+    fd_fetch(&ahead);
+}
+
 static void FD_CAT(fd_steps_by_piece, FD_ISA)(const void *fetched_, size_t at, const uint64_t *keep,
                                               unsigned i, unsigned n) {
     const fd_fetched_steps *fetched = (const fd_fetched_steps *)fetched_;
     const fd_arrays *arrays = fetched->arrays;
-    const unsigned x_lines = FD_PIECE * arrays->x_item / 64,
-                   y_lines = FD_PIECE * arrays->y_item / 64;
     for (unsigned count; n; at += count, i += count, n -= count) {
-        fd_ahead ahead[2] = {{arrays->x + at * arrays->x_item + FD_AHEAD, x_lines}, {NULL, 0}};
-        if (arrays->beside)
-            ahead[1] = (fd_ahead){arrays->beside + at * arrays->y_item + FD_AHEAD, y_lines};
-        fd_fetch(ahead, arrays->beside ? 2 : 1);
+        if (fetched->x_too) fd_fetch_piece(arrays->x, at, arrays->x_item);
+        if (arrays->beside) fd_fetch_piece(arrays->beside, at, arrays->y_item);
         count = FD_PIECE - i % FD_PIECE;
         if (count > n) count = n;
         fetched->steps(fetched->call, at, keep, i, count);
@@ -112,14 +110,17 @@ static void FD_CAT(fd_steps_by_piece, FD_ISA)(const void *fetched_, size_t at, c
 /* Any steps, called: what is called most has loops of its own, but such of all operations and types
  * would take most of the compiler's time. */
 FD_NOINLINE void FD_CAT(fd_tiles_any, FD_ISA)(const void *call, fd_steps_fn *steps,
-                                              const fd_arrays *arrays, uint64_t first, size_t n,
-                                              const fd_stream *stream, int hints) {
-    const fd_fetched_steps fetched = {steps, call, arrays};
-    if (hints & FD_HINT_FETCH && !fd_has_tails(stream->drop_threshold)) {
-        /* planes take little time: with a residual beside x it is 8 % less in all this way, with x alone none to
-         * 7 %; steps in line would take 3 to 8 % more */
+                                              const fd_arrays *arrays, uint64_t first,
+                                              fd_cursor *rows, size_t n, const fd_stream *stream,
+                                              int hints) {
+    const int few_planes = !fd_has_tails(stream->drop_threshold);
+    const fd_fetched_steps fetched = {steps, call, arrays, few_planes};
+    if (hints & FD_HINT_FETCH && (few_planes || arrays->beside)) {
+        /* Few planes take little time: with a residual beside x it is 8 % less in all this way, with x alone none
+         * to 7 %; steps in line would take 3 to 8 % more. Many planes have time for x but not for what is
+         * beside it (6 to 13 % more with AVX-512, nothing with AVX2). */
         call = &fetched, steps = FD_CAT(fd_steps_by_piece, FD_ISA);
-        hints &= ~FD_HINT_FETCH;
+        if (few_planes) hints &= ~FD_HINT_FETCH;
     }
-    FD_CAT(fd_tiles, FD_ISA)(call, steps, arrays, first, n, stream, hints);
+    FD_CAT(fd_tiles, FD_ISA)(call, steps, arrays, first, rows, n, stream, hints);
 }

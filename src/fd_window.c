@@ -1,13 +1,13 @@
 /*
  * Windows of n-dimensional masks and shared axes, over the kernels of any ISA.
  *
- * The array is walked in C order, run by run along its last axis. Long runs of consecutive decisions
- * go to the range kernels. Otherwise keep bits are put together first, in a strip of words: the blocks
- * that runs touch are generated up to 16 at a time, in whatever order they come, and each run takes
- * its bits from them, or one bit for all its elements where the axis is shared.
+ * The array is walked in C order, run by run along its last axis. Runs of whole blocks go to the kernels in
+ * one call, which lists the blocks of each tile; other long runs of consecutive decisions in a call each.
+ * Otherwise keep bits are put together first, in a strip of words: the blocks that runs touch are
+ * generated up to 16 at a time, in whatever order they come, and each run takes its bits from them, or one
+ * bit for all its elements where the axis is shared.
  */
 #include "fd_bits.h"
-#include "fd_cursor.h"
 #include "fd_kernels.h"
 
 enum {
@@ -89,15 +89,14 @@ static unsigned place_blocks(fd_runs *runs, placed *p, uint64_t first, unsigned 
 }
 
 /* Lists the runs of the next elements, up to n: as many as 16 blocks have, or there is space for. */
-static void list_runs(fd_runs *runs, strip *s, cursor *c, uint64_t n) {
+static void list_runs(fd_runs *runs, strip *s, fd_cursor *c, uint64_t n) {
     placed p = {0, 0, 0};
     runs->shared = c->w->stride[c->w->ndim - 1] == 0, runs->to = s->end;
-    runs->in_order = !runs->shared;
     runs->n_blocks = runs->n_runs = 0;
     memset(runs->block, 0, sizeof runs->block);
     if (n > STRIP + 64 - s->end) n = STRIP + 64 - s->end;
-    for (unsigned count; n && runs->n_runs < FD_MAX_RUNS; n -= count, advance(c, count)) {
-        const uint64_t index = index_at(c), left = run_left(c);
+    for (unsigned count; n && runs->n_runs < FD_MAX_RUNS; n -= count, fd_advance(c, count)) {
+        const uint64_t index = fd_index_at(c), left = fd_run_left(c);
         const unsigned bit = index % FD_BLOCK;
         count = n < left ? (unsigned)n : (unsigned)left;
         const unsigned wanted = runs->shared ? 1 : (bit + count + FD_BLOCK - 1) / FD_BLOCK;
@@ -105,7 +104,6 @@ static void list_runs(fd_runs *runs, strip *s, cursor *c, uint64_t n) {
         if (blocks == 0) break;
         if (blocks < wanted) count = blocks * FD_BLOCK - bit;
         const unsigned from = p.slot * FD_BLOCK + bit;
-        runs->in_order &= from == s->end - runs->to;
         runs->run[runs->n_runs++] = (fd_run){(uint16_t)count, (uint16_t)from};
         s->end += count;
     }
@@ -113,7 +111,7 @@ static void list_runs(fd_runs *runs, strip *s, cursor *c, uint64_t n) {
 
 /* Puts bits of the n elements that are left into a strip, and returns of how many elements to use
  * them: so many that whole words are used up, or the last. */
-static unsigned fill_strip(strip *s, cursor *c, uint64_t n, const fd_kernels *k,
+static unsigned fill_strip(strip *s, fd_cursor *c, uint64_t n, const fd_kernels *k,
                            fd_schedule *schedule, size_t item) {
     do {
         fd_runs runs;
@@ -135,6 +133,34 @@ static int has_long_runs(const fd_window *w) {
     return w->stride[last] == 1 && (w->ndim == 1 || w->shape[last] >= LONG_RUN);
 }
 
+/* Whether it is more than one run, and from element `begin` on all runs are of whole blocks of one region. */
+static int has_whole_blocks(const fd_window *w, uint64_t begin) {
+    const int last = w->ndim - 1;
+    if (w->ndim == 1 || w->stride[last] != 1) return 0;
+    uint64_t any = w->first | w->shape[last] | begin, last_index = w->first + w->shape[last] - 1;
+    for (int axis = 0; axis < last; axis++) {
+        any |= w->stride[axis];
+        last_index += (w->shape[axis] - 1) * w->stride[axis];
+    }
+    return any % FD_BLOCK == 0 && w->first / FD_BLOCK / REGION == last_index / FD_BLOCK / REGION;
+}
+
+void fd_tile_rows(fd_tile *tile, fd_schedule *s, fd_cursor *rows, unsigned n) {
+    unsigned slot = 0;
+    tile->in_order = 0;
+    fd_tile_init(tile, s, fd_index_at(rows) / FD_BLOCK);
+    if (n != FD_TILE) {
+        memset(tile->block, 0, sizeof tile->block);
+        memset(tile->tied, 0, sizeof tile->tied);
+    }
+    for (unsigned count; n; n -= count, fd_advance(rows, count)) {
+        const uint64_t left = fd_run_left(rows);
+        uint32_t block = (uint32_t)(fd_index_at(rows) / FD_BLOCK);
+        count = n < left ? n : (unsigned)left;
+        for (unsigned done = 0; done < count; done += FD_BLOCK) tile->block[slot++] = block++;
+    }
+}
+
 /* x so many bytes on; NULL stays NULL. */
 static const char *advanced(const char *x, uint64_t n_bytes) { return x ? x + n_bytes : NULL; }
 
@@ -146,15 +172,19 @@ static void apply(const fd_kernels *k, fd_dtype dtype, const fd_window *w, char 
     for (int axis = 0; axis < w->ndim; axis++) n_bytes *= w->shape[axis];
     if (n == 0) return;
     const int hints = hints_for(n_bytes, x == y, stream);
-    cursor c;
-    cursor_init(&c, w, begin);
+    fd_cursor c;
+    fd_cursor_init(&c, w, begin);
     x = advanced(x, begin * item), y += begin * item;
+    fd_apply_fn *kernel = affine ? k->affine[dtype] : k->plain[dtype];
+    if (has_whole_blocks(w, begin)) {
+        kernel(y, x, 0, &c, (size_t)n, stream, values, hints);
+        return;
+    }
     if (has_long_runs(w)) {
-        fd_apply_fn *kernel = affine ? k->affine[dtype] : k->plain[dtype];
         while (n) {
-            const uint64_t left = run_left(&c), count = n < left ? n : left;
-            kernel(y, x, index_at(&c), (size_t)count, stream, values, hints);
-            advance(&c, count);
+            const uint64_t left = fd_run_left(&c), count = n < left ? n : left;
+            kernel(y, x, fd_index_at(&c), NULL, (size_t)count, stream, values, hints);
+            fd_advance(&c, count);
             x = advanced(x, count * item), y += count * item, n -= count;
         }
         return;
@@ -165,7 +195,7 @@ static void apply(const fd_kernels *k, fd_dtype dtype, const fd_window *w, char 
     s.begin = s.end = (unsigned)((uintptr_t)y % 64 / item); /* where y is aligned, words begin */
     s.keep[0] = 0;
     for (unsigned count; n; x = advanced(x, count * item), y += count * item, n -= count) {
-        schedule.ahead[0].at = advanced(x, FD_AHEAD);
+        schedule.ahead.at = advanced(x, FD_AHEAD);
         count = fill_strip(&s, &c, n, k, &schedule, x && hints & FD_HINT_FETCH ? item : 0);
         k->given[dtype](y, x, s.keep, s.begin, count, values, affine, hints & FD_HINT_BYPASS);
         drop_from_strip(&s, count);
@@ -188,8 +218,12 @@ void fd_window_affine(const fd_kernels *k, fd_dtype dtype, const fd_window *w, v
 void fd_window_bits(const fd_kernels *k, const fd_window *w, uint8_t *out, uint64_t at,
                     uint64_t begin, uint64_t n, const fd_stream *stream) {
     if (n == 0) return;
-    cursor c;
-    cursor_init(&c, w, begin);
+    fd_cursor c;
+    fd_cursor_init(&c, w, begin);
+    if (has_whole_blocks(w, begin)) {
+        k->bits(out, at, 0, &c, (size_t)n, stream);
+        return;
+    }
     fd_schedule schedule;
     fd_schedule_init(&schedule, stream);
     strip s;
@@ -200,9 +234,9 @@ void fd_window_bits(const fd_kernels *k, const fd_window *w, uint8_t *out, uint6
         drop_from_strip(&s, count);
     }
     while (n) {
-        const uint64_t left = run_left(&c), count = n < left ? n : left;
-        k->bits(out, at, index_at(&c), (size_t)count, stream);
-        advance(&c, count);
+        const uint64_t left = fd_run_left(&c), count = n < left ? n : left;
+        k->bits(out, at, fd_index_at(&c), NULL, (size_t)count, stream);
+        fd_advance(&c, count);
         at += count, n -= count;
     }
 }
@@ -211,14 +245,14 @@ void fd_window_noise(const fd_kernels *k, fd_dtype dtype, const fd_window *w, vo
                      const void *x, uint64_t begin, uint64_t n, const fd_stream *stream, double sd,
                      int additive) {
     if (n == 0) return;
-    cursor c;
-    cursor_init(&c, w, begin);
+    fd_cursor c;
+    fd_cursor_init(&c, w, begin);
     while (n) {
-        const uint64_t left = run_left(&c), count = n < left ? n : left;
+        const uint64_t left = fd_run_left(&c), count = n < left ? n : left;
         const size_t at = (size_t)begin * fd_dtype_bytes[dtype];
-        k->noise[dtype]((char *)y + at, (const char *)x + at, index_at(&c), (size_t)count, stream,
-                        sd, additive);
-        advance(&c, count);
+        k->noise[dtype]((char *)y + at, (const char *)x + at, fd_index_at(&c), (size_t)count,
+                        stream, sd, additive);
+        fd_advance(&c, count);
         begin += count, n -= count;
     }
 }

@@ -87,6 +87,26 @@ def test_two_ellipses():
         fd.Generator(1).mask((20, 11, 7))[..., ...]
 
 
+@pytest.mark.parametrize("p", [0.1, 0.5])
+@pytest.mark.parametrize("columns", [128, 1280, 4096])
+def test_windows_of_whole_blocks(isa, p, columns):
+    """Rows of a wider mask that begin and end with blocks of the stream."""
+    rows = 5 * 2**20 // columns  # 20 MiB of float32, stored around the caches
+    window = fd.Generator(4).mask((rows + 2, 8192), p)[1:-1, 1024 : 1024 + columns]
+    keep = window.keep()
+    for row in (0, 1, rows // 2, rows - 1):
+        want = _reference.keep_range(4, 0, (row + 1) * 8192 + 1024, columns, p)
+        np.testing.assert_array_equal(keep[row], want)
+    x = np.ones((rows, columns), np.float32)
+    for threads, shift in ((1, 0), (1, 3), (3, 3)):
+        fd.set_num_threads(threads)
+        y = np.zeros(x.size + 16, np.float32)
+        window.apply(x, out=y[shift:][: x.size].reshape(x.shape))
+        assert not y[:shift].any()
+        assert not y[shift + x.size :].any()
+        np.testing.assert_array_equal(y[shift:][: x.size].reshape(x.shape) != 0, keep)
+
+
 @pytest.mark.parametrize("power", [34, 39, 41, 57])
 def test_short_rows_across_a_carry(isa, power):
     """Rows of 100 decisions, one of which has blocks whose high counter words differ."""

@@ -22,7 +22,7 @@ RESULTS = TOP / "bench" / "results" / "instructions.json"
 FLAGS = ["-std=c11", "-O2", "-ffp-contract=off"]
 ISAS = ["baseline", "avx2"]
 # in the order of fd_dtype, and then of the program
-KERNELS = ["f16", "bf16", "f32", "f64", "bits", "softmax", "softmax grad"]
+KERNELS = ["f16", "bf16", "f32", "f64", "bits", "softmax", "softmax grad", "f32 rows"]
 RATES = [0.5, 0.1]
 N = 1 << 16
 GROWTH = 0.03  # that --check lets pass
@@ -31,18 +31,20 @@ PROGRAM = """
 #include <stdlib.h>
 #include "fd_kernels.h"
 
-enum { N = %d, ROW = 512 };
+enum { N = %d, ROW = 512, COLUMNS = 1024, WIDTH = 8192 };
 static _Alignas(64) unsigned char x[8 * N], y[8 * N];
-static fd_window window;
+static fd_window window, rows;
 
 /* What is counted: one call. */
 __attribute__((noinline)) void measured(const fd_kernels *k, int kernel, const fd_stream *stream) {
     const fd_values values = {2.0, 0.0, 0.0};
-    if (kernel == FD_DTYPES) k->bits(y, 0, 0, N, stream);
+    if (kernel == FD_DTYPES) k->bits(y, 0, 0, NULL, N, stream);
+    else if (kernel == FD_DTYPES + 3)
+        fd_window_plain(k, FD_F32, &rows, y, x, 0, N, stream, &values);
     else if (kernel > FD_DTYPES)
         fd_window_softmax(k, FD_F32, &window, y, x, kernel == FD_DTYPES + 2 ? x : NULL, ROW, 0, N,
                           stream, 2.0);
-    else k->plain[kernel](y, x, 0, N, stream, &values, 0);
+    else k->plain[kernel](y, x, 0, NULL, N, stream, &values, 0);
 }
 
 int main(int argc, char **argv) {
@@ -50,8 +52,9 @@ int main(int argc, char **argv) {
     const fd_kernels *k = argv[1][0] == 'a' ? fd_kernels_avx2 : fd_kernels_baseline;
     const fd_stream stream = {1, 0, strtoull(argv[3], NULL, 10)};
     if (k == NULL) return 3;
-    const uint64_t shape = N, stride = 1;
+    const uint64_t shape = N, stride = 1, of_rows[] = {N / COLUMNS, COLUMNS}, steps[] = {WIDTH, 1};
     fd_window_init(&window, 1, &shape, &stride, 0);
+    fd_window_init(&rows, 2, of_rows, steps, COLUMNS);
     measured(k, atoi(argv[2]), &stream);
     return 0;
 }

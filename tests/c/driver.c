@@ -496,7 +496,7 @@ static void check_apply(const apply_call *c) {
         k->given[d](y, from, c->words, c->bit, (unsigned)c->n, &c->values, c->affine, c->bypass);
         k->fence();
     } else {
-        (c->affine ? k->affine : k->plain)[d](y, from, c->first, c->n, &c->stream, &c->values,
+        (c->affine ? k->affine : k->plain)[d](y, from, c->first, NULL, c->n, &c->stream, &c->values,
                                               hints(c->bypass));
     }
     calls++;
@@ -1299,7 +1299,7 @@ static void check_bits(const bits_call *c) {
         if (c->window)
             fd_window_bits(c->kernels, c->window, out, begin, c->begin, c->n, &c->stream);
         else
-            c->kernels->bits(out, c->begin, c->first, c->n, &c->stream);
+            c->kernels->bits(out, c->begin, c->first, NULL, c->n, &c->stream);
         calls++;
         for (unsigned char *p = from; p < to; p++) {
             unsigned want = (unsigned)fill;
@@ -1371,36 +1371,46 @@ static const geometry geometries[] = {
     {2, 77, {3, 2500}, {9000, 1}},
     {2, 256, {9, 512}, {4096, 1}}, /* rows of whole blocks */
     {2, 128, {7, 384}, {0, 1}},    /* one such row for all rows */
+    {3, 640, {2, 4, 640}, {1 << 20, 1 << 15, 1}},
+    {2, (5ull << 39) + 1280, {7, 640}, {2048, 1}},
+    {2,
+     (1ull << 34) - 2048,
+     {8, 512},
+     {1024, 1}}, /* over a boundary of what blocks have in common */
+    {2, (1ull << 58) - 8192, {4, 2048}, {2048, 1}},
     {2, 1024, {9, 300}, {384, 1}}, /* rows that begin with a block and end within one */
     {3, 77, {6, 9, 50}, {6000, 60, 1}},
     {4, 3, {3, 5, 4, 30}, {4, 0, 1, 0}},
     {4, 0, {5, 1, 6, 7}, {42, 42, 7, 1}}, /* contiguous after all */
     {2, (1ull << 39) - 5, {3, 50}, {1ull << 40, 1}},
-    {2, (1ull << 34) - 5, {30, 9}, {7, 1}}, /* over a boundary of what blocks have in common */
+    {2, (1ull << 34) - 5, {30, 9}, {7, 1}},                  /* over that boundary again */
     {3, (1ull << 34) - 70, {4, 5, 33}, {3ull << 34, 40, 1}}, /* over several, and back */
     {2, (1ull << 58) - 10000, {7, 400}, {1600, 1}},          /* up to the last element */
 };
 
-/* A window of a random mask with random axes shared. */
+/* A window of a random mask with random axes shared; some of rows of whole blocks. */
 static geometry random_geometry(void) {
     static const uint64_t extents[] = {1, 2, 3, 5, 8, 17, 33, 64, 100, 130, 300, 1100};
     geometry g = {.ndim = (int)(1 + random64() % 4)};
     uint64_t stride = 1, total = 1;
     const unsigned shared = (unsigned)random64() & (unsigned)random64() & 15;
+    const int whole_blocks = random64() % 4 == 0;
     for (int axis = g.ndim - 1; axis >= 0; axis--) {
-        g.shape[axis] = extents[random64() % 12];
+        const uint64_t unit = whole_blocks && axis == g.ndim - 1 ? FD_BLOCK : 1;
+        g.shape[axis] = unit * extents[random64() % (unit == 1 ? 12 : 6)];
         /* a long way, so that results are larger than caches; but few elements are asked for */
         if (axis == 0 && random64() % 2) g.shape[axis] = 1 << 14;
         while (total * g.shape[axis] > 1 << 26) g.shape[axis] = g.shape[axis] / 2;
         total *= g.shape[axis];
-        const uint64_t extent = g.shape[axis] + random64() % 2 * (random64() % 50);
-        const uint64_t from = random64() % (extent - g.shape[axis] + 1);
+        const uint64_t extent = g.shape[axis] + random64() % 2 * (random64() % 50) * unit;
+        const uint64_t from = random64() % ((extent - g.shape[axis]) / unit + 1) * unit;
         if (shared >> axis & 1) continue; /* a stride of 0 */
         g.stride[axis] = stride;
         g.first += from * stride;
         stride *= extent;
     }
-    if (random64() % 4 == 0) g.first += random64() >> 8; /* < 2^56 */
+    if (random64() % 4 == 0) g.first += random64() >> 15 << 7; /* < 2^56 */
+    if (!whole_blocks && g.first) g.first += random64() % FD_BLOCK;
     return g;
 }
 
@@ -1542,7 +1552,9 @@ static void parity_of_windows(const fd_kernels *k) {
             check_window(k, &g, total / 5, total / 3, turn++);
             check_window(k, &g, total, 0, turn++);
         } else {
-            const size_t begin = random64() % total, left = total - begin;
+            size_t begin = random64() % total;
+            if (i % 2) begin -= begin % FD_BLOCK;
+            const size_t left = total - begin;
             const size_t n = i % 5 ? random64() % 700 : random64() % 6000;
             check_window(k, &g, begin, n < left ? n : left, turn++);
         }
@@ -1601,7 +1613,7 @@ static void answer_mask(const fd_kernels *k) {
     stream.drop_threshold = number();
     if (start > LARGEST || n > LARGEST - start) quit(2, "error: past 2^58 elements");
     uint8_t *bits = new_bits(n);
-    k->bits(bits, 0, start, (size_t)n, &stream);
+    k->bits(bits, 0, start, NULL, (size_t)n, &stream);
     print_bits(bits, n);
 }
 
