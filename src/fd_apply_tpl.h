@@ -22,6 +22,7 @@
  *   positive             a lane mask of what is above 0, as no NaN is; number: of what is no NaN
  *   relu                 +0 for what is 0 or below; a NaN stays one
  *   keep_or_zero         selects lanes; dropped ones are never looked at
+ *   mul_or_zero          likewise, from the product of two
  *   keep_or              likewise, from two vectors
  *
  * What is done with an element is a constant of each instance:
@@ -63,6 +64,7 @@
 #define FD_NUMBER FD_CAT(number, FD_REAL)
 #define FD_RELU_OF FD_CAT(relu, FD_REAL)
 #define FD_KEEP_OR_ZERO FD_CAT(keep_or_zero, FD_REAL)
+#define FD_MUL_OR_ZERO FD_CAT(mul_or_zero, FD_REAL)
 #define FD_KEEP_OR FD_CAT(keep_or, FD_REAL)
 
 enum { FD_FN(fd_lanes) = sizeof(FD_REAL_T) / sizeof(FD_SUM) };
@@ -115,16 +117,18 @@ FD_INLINE void FD_FN(fd_step)(FD_ELEM_Y *y, const FD_ELEM *x, const FD_ELEM_Y *b
         if (op == FD_RESIDUAL || op == FD_RELU)
             v = FD_ADD(v, FD_LOAD_Y(call->bias + column + lane));
         if (op == FD_RELU) v = FD_RELU_OF(v);
-        if (op == FD_SCALED)
-            v = FD_MUL(v, FD_LOAD_SUM(call->scales + column + lane));
-        else if (op != FD_ONES)
-            v = FD_MUL(v, call->scale);
         if (op == FD_AFFINE)
-            v = FD_KEEP_OR(FD_KEPT(keep, i, lane), FD_ADD(v, call->shift), call->fill);
-        else if (op == FD_RELU_GRAD)
-            v = FD_KEEP_OR_ZERO(FD_POSITIVE(FD_LOAD_Y(beside + lane)), v);
-        else
+            v = FD_KEEP_OR(FD_KEPT(keep, i, lane), FD_ADD(FD_MUL(v, call->scale), call->shift),
+                           call->fill);
+        else if (op == FD_ONES)
             v = FD_KEEP_OR_ZERO(FD_KEPT(keep, i, lane), v);
+        else if (op == FD_SCALED)
+            v = FD_MUL_OR_ZERO(FD_KEPT(keep, i, lane), v,
+                               FD_LOAD_SUM(call->scales + column + lane));
+        else if (op == FD_RELU_GRAD)
+            v = FD_MUL_OR_ZERO(FD_POSITIVE(FD_LOAD_Y(beside + lane)), v, call->scale);
+        else
+            v = FD_MUL_OR_ZERO(FD_KEPT(keep, i, lane), v, call->scale);
         if (op == FD_RESIDUAL) v = FD_ADD(FD_LOAD_Y(beside + lane), v);
         if (FD_SUMS(op)) {
             FD_SUM *sum = call->bias_grad + column + lane;
@@ -326,6 +330,7 @@ static void FD_FN(fd_scaled)(void *y, const void *x, const uint64_t *keep, size_
 #undef FD_NUMBER
 #undef FD_RELU_OF
 #undef FD_KEEP_OR_ZERO
+#undef FD_MUL_OR_ZERO
 #undef FD_KEEP_OR
 #undef FD_STEPS_OF
 #undef FD_STEPS

@@ -31,7 +31,9 @@ FD_INLINE v_word v_set1(uint32_t a) { return _mm256_set1_epi32((int)a); }
 FD_INLINE v_word v_iota(uint32_t base) {
     return _mm256_add_epi32(v_set1(base), _mm256_setr_epi64x(0, 2, 1, 3));
 }
-FD_INLINE v_word v_words(const uint32_t *w) { return _mm256_setr_epi64x(w[0], w[2], w[1], w[3]); }
+FD_INLINE v_word v_words(const uint32_t *w) {
+    return _mm256_setr_epi64x(fd_scalar(w[0]), fd_scalar(w[2]), fd_scalar(w[1]), fd_scalar(w[3]));
+}
 FD_INLINE v_word v_xor(v_word a, v_word b) { return _mm256_xor_si256(a, b); }
 FD_INLINE v_word v_xor3(v_word a, v_word b, v_word c) { return v_xor(v_xor(a, b), c); }
 FD_INLINE v_prod v_mul(v_word a, uint32_t m) { return _mm256_mul_epu32(a, v_set1(m)); }
@@ -76,6 +78,9 @@ FD_INLINE __m256i kept_f32(const uint64_t *keep, unsigned i, unsigned lane) {
 }
 FD_INLINE v_f32 keep_or_zero_f32(__m256i m, v_f32 a) {
     return _mm256_and_ps(_mm256_castsi256_ps(m), a);
+}
+FD_INLINE v_f32 mul_or_zero_f32(__m256i m, v_f32 a, v_f32 b) {
+    return keep_or_zero_f32(m, mul_f32(a, b));
 }
 FD_INLINE v_f32 keep_or_f32(__m256i m, v_f32 a, v_f32 b) {
     return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(m));
@@ -184,6 +189,9 @@ FD_INLINE __m256i kept_f64(const uint64_t *keep, unsigned i, unsigned lane) {
 }
 FD_INLINE v_f64 keep_or_zero_f64(__m256i m, v_f64 a) {
     return _mm256_and_pd(_mm256_castsi256_pd(m), a);
+}
+FD_INLINE v_f64 mul_or_zero_f64(__m256i m, v_f64 a, v_f64 b) {
+    return keep_or_zero_f64(m, mul_f64(a, b));
 }
 FD_INLINE v_f64 keep_or_f64(__m256i m, v_f64 a, v_f64 b) {
     return _mm256_blendv_pd(b, a, _mm256_castsi256_pd(m));

@@ -55,6 +55,9 @@ FD_INLINE int kept_f32(const uint64_t *keep, unsigned i, unsigned lane) {
 FD_INLINE v_f32 keep_or_zero_f32(int m, v_f32 a) {
     return fd_float_of(fd_bits_of(a) & (0u - (uint32_t)m));
 }
+FD_INLINE v_f32 mul_or_zero_f32(int m, v_f32 a, v_f32 b) {
+    return keep_or_zero_f32(m, mul_f32(a, b));
+}
 FD_INLINE v_f32 keep_or_f32(int m, v_f32 a, v_f32 b) {
     const uint32_t all = 0u - (uint32_t)m;
     return fd_float_of((fd_bits_of(a) & all) | (fd_bits_of(b) & ~all));
@@ -133,6 +136,9 @@ FD_INLINE v_f64 keep_or_f64(int m, v_f64 a, v_f64 b) {
     return a;
 }
 FD_INLINE v_f64 keep_or_zero_f64(int m, v_f64 a) { return keep_or_f64(m, a, 0.0); }
+FD_INLINE v_f64 mul_or_zero_f64(int m, v_f64 a, v_f64 b) {
+    return keep_or_zero_f64(m, mul_f64(a, b));
+}
 FD_INLINE int positive_f64(v_f64 a) { return a > 0; }
 FD_INLINE v_f64 relu_f64(v_f64 a) { return keep_or_zero_f64(!(a <= 0), a); }
 FD_INLINE v_f64 normals_f64(const float *z) { return *z; }

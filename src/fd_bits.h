@@ -32,7 +32,7 @@ FD_INLINE void fd_tile_list(fd_tile *tile, fd_schedule *s, const fd_runs *runs) 
     memset(tile->tied, 0, sizeof tile->tied);
 }
 
-/* The next n elements of a walk whose runs are of whole blocks, up to a tile: see fd_blocks_in_rows. */
+/* fd_window.c: the next n elements, up to a tile, of a walk whose runs are of whole blocks of one region. */
 void fd_tile_rows(fd_tile *tile, fd_schedule *s, fd_cursor *rows, unsigned n);
 
 /* The keep words of a tile where D decides all, p = 0 or 1. */

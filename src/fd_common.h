@@ -80,6 +80,15 @@ FD_INLINE unsigned fd_ctz64(uint64_t w) {
 #endif
 }
 
+/* v, in a register of its own: the compiler must not read it with its neighbours as one vector. Such a load of what
+ * was stored piece by piece just now waits until all stores before are in the cache. */
+FD_INLINE uint32_t fd_scalar(uint32_t v) {
+#if defined(__GNUC__) || defined(__clang__)
+    __asm__("" : "+r"(v));
+#endif
+    return v;
+}
+
 /* Asks for the line at an address, whatever it is, to be in the second-level cache soon. */
 #if defined(_MSC_VER) && !defined(__clang__) && FD_X86
 #define FD_PREFETCH(at) _mm_prefetch((const char *)(at), _MM_HINT_T1)

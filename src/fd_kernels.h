@@ -36,10 +36,10 @@ typedef void fd_apply_fn(void *y, const void *x, uint64_t first, fd_cursor *rows
                          const fd_stream *stream, const fd_values *values, int hints);
 
 /*
- * Keep bits (1 = kept) of the same elements into bits [begin, begin+n) of out; bit j of byte k is bit 8k+j. No
- * other bit is changed.
+ * Keep bits (1 = kept) of n elements, given as those of fd_apply_fn, into bits [begin, begin+n) of out; bit j of
+ * byte k is bit 8k+j. No other bit is changed.
  */
-typedef void fd_bits_fn(uint8_t *out, uint64_t begin, uint64_t first, fd_cursor *rows, size_t n,
+typedef void fd_bits_fn(uint8_t *out, uint64_t begin, uint64_t first, fd_cursor *rows, uint64_t n,
                         const fd_stream *stream);
 
 /* Dropout with its neighbours: see fd_fused. The rest is as for fd_apply_fn. */
@@ -56,7 +56,7 @@ typedef void fd_noise_fn(void *y, const void *x, uint64_t first, size_t n, const
                          double sd, int additive);
 
 /* Keep bits of short runs, put together in a strip of words: see fd_runs in fd_bits.h. Meanwhile memory at
- * schedule->ahead is fetched, for elements of `item` bytes; 0: none. */
+ * schedule->ahead.at is fetched, for elements of `item` bytes; 0: none. */
 struct fd_runs;
 struct fd_schedule;
 typedef void fd_gather_fn(uint64_t *strip, const struct fd_runs *runs, struct fd_schedule *schedule,

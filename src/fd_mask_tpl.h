@@ -109,23 +109,23 @@ FD_INLINE void fd_group_bits(uint64_t *keep, uint64_t *tied, const fd_schedule *
     if (s->tails) v_put(tied, tied01, tied23);
 }
 
-/* The first counter word of each of a group's blocks. */
-FD_INLINE v_word fd_group_blocks(const fd_tile *tile, unsigned group) {
-    const uint32_t *block = tile->block + group * V_BLOCKS;
-    return tile->in_order ? v_iota(tile->block[0] + group * V_BLOCKS) : v_words(block);
+/* Group number `group` of a tile, into its place in the tile's keep and tied words. */
+FD_INLINE void fd_group_of_tile(uint64_t *keep, fd_tile *tile, const fd_schedule *s, unsigned group,
+                                fd_ahead *ahead) {
+    const unsigned first = group * V_BLOCKS, word = group * FD_GROUP_WORDS;
+    const v_word c0 =
+        tile->in_order ? v_iota(tile->block[0] + first) : v_words(tile->block + first);
+    fd_group_bits(keep + word, tile->tied + word, s, c0, ahead);
 }
 
-FD_NOINLINE void fd_group_bits_alone(uint64_t *keep, fd_tile *tile, const fd_schedule *s,
-                                     unsigned group) {
-    uint64_t *tied = tile->tied + group * FD_GROUP_WORDS;
-    fd_group_bits(keep, tied, s, fd_group_blocks(tile, group), NULL);
+FD_NOINLINE void fd_group_alone(uint64_t *keep, fd_tile *tile, const fd_schedule *s,
+                                unsigned group) {
+    fd_group_of_tile(keep, tile, s, group, NULL);
 }
 
-FD_NOINLINE void fd_group_bits_fetching(uint64_t *keep, fd_tile *tile, fd_schedule *s,
-                                        unsigned group) {
-    uint64_t *tied = tile->tied + group * FD_GROUP_WORDS;
+FD_NOINLINE void fd_group_fetching(uint64_t *keep, fd_tile *tile, fd_schedule *s, unsigned group) {
     fd_ahead ahead = s->ahead;
-    fd_group_bits(keep, tied, s, fd_group_blocks(tile, group), &ahead);
+    fd_group_of_tile(keep, tile, s, group, &ahead);
     s->ahead = ahead;
 }
 
@@ -168,14 +168,17 @@ FD_NOINLINE void fd_tile_tails(uint64_t *keep, const fd_tile *tile, fd_schedule 
         v_pair p01, p23;
         fd_group g;
         /* a block of the planes has the elements of 32 blocks of tails */
-        if (tile->in_order)
+        if (tile->in_order) {
+            FD_UNROLL
             for (unsigned lane = 0; lane < V_BLOCKS; lane++)
-                blocks[lane] = 32 * tile->block[0] + list[i + lane] / 4;
-        else
+                blocks[lane] = 32 * tile->block[0] + fd_scalar(list[i + lane]) / 4;
+        } else {
+            FD_UNROLL
             for (unsigned lane = 0; lane < V_BLOCKS; lane++) {
-                const unsigned e = list[i + lane];
+                const unsigned e = fd_scalar(list[i + lane]);
                 blocks[lane] = 32 * tile->block[e / FD_BLOCK] + e % FD_BLOCK / 4;
             }
+        }
         fd_group_begin(&g, s, v_words(blocks));
         fd_group_tag(&p01, &p23, &g, s, FD_TAG_TAIL);
         v_put(words, p01, p23);
@@ -189,11 +192,10 @@ FD_NOINLINE void fd_tile_tails(uint64_t *keep, const fd_tile *tile, fd_schedule 
 }
 
 FD_INLINE void fd_tile_group(uint64_t *keep, fd_tile *tile, fd_schedule *s, unsigned group) {
-    keep += group * FD_GROUP_WORDS;
     if (s->ahead.lines)
-        fd_group_bits_fetching(keep, tile, s, group);
+        fd_group_fetching(keep, tile, s, group);
     else
-        fd_group_bits_alone(keep, tile, s, group);
+        fd_group_alone(keep, tile, s, group);
 }
 
 FD_INLINE int fd_touches(unsigned group, unsigned lo, unsigned hi) {
@@ -214,7 +216,7 @@ FD_INLINE void fd_tile_bits(uint64_t *keep, fd_tile *tile, fd_schedule *s, unsig
 
 /* Keep bits alone: see fd_bits_fn. */
 static void FD_CAT(fd_bits, FD_ISA)(uint8_t *out, uint64_t begin, uint64_t first, fd_cursor *rows,
-                                    size_t n, const fd_stream *stream) {
+                                    uint64_t n, const fd_stream *stream) {
     fd_schedule s;
     fd_tile tile;
     uint64_t keep[FD_TILE_WORDS + 1];

@@ -78,6 +78,9 @@ FD_INLINE uint32x4_t kept_f32(const uint64_t *keep, unsigned i, unsigned lane) {
 FD_INLINE v_f32 keep_or_zero_f32(uint32x4_t m, v_f32 a) {
     return vreinterpretq_f32_u32(vandq_u32(m, vreinterpretq_u32_f32(a)));
 }
+FD_INLINE v_f32 mul_or_zero_f32(uint32x4_t m, v_f32 a, v_f32 b) {
+    return keep_or_zero_f32(m, mul_f32(a, b));
+}
 FD_INLINE v_f32 keep_or_f32(uint32x4_t m, v_f32 a, v_f32 b) { return vbslq_f32(m, a, b); }
 FD_INLINE uint32x4_t number_f32(v_f32 a) { return vceqq_f32(a, a); }
 FD_INLINE uint32x4_t positive_f32(v_f32 a) { return vcgtq_f32(a, vdupq_n_f32(0)); }
@@ -140,6 +143,9 @@ FD_INLINE uint64x2_t kept_f64(const uint64_t *keep, unsigned i, unsigned lane) {
 }
 FD_INLINE v_f64 keep_or_zero_f64(uint64x2_t m, v_f64 a) {
     return vreinterpretq_f64_u64(vandq_u64(m, vreinterpretq_u64_f64(a)));
+}
+FD_INLINE v_f64 mul_or_zero_f64(uint64x2_t m, v_f64 a, v_f64 b) {
+    return keep_or_zero_f64(m, mul_f64(a, b));
 }
 FD_INLINE v_f64 keep_or_f64(uint64x2_t m, v_f64 a, v_f64 b) { return vbslq_f64(m, a, b); }
 FD_INLINE uint64x2_t positive_f64(v_f64 a) { return vcgtq_f64(a, vdupq_n_f64(0)); }

@@ -30,7 +30,8 @@ typedef struct {
  * keep has the bits of tile t, by tiles. A strip has as many by steps: those of tile t shifted up by
  * skew, the first of which are the last of tile t - 1. While the groups of tile t are made, the
  * steps of the strip before it are applied, up to `until`; so the loop runs once more than there are
- * tiles. In memory, element `done` is y[done - lo].
+ * tiles. In memory, element `done` is y[done - lo]. Where there are rows, each tile has their next blocks
+ * instead, whatever their numbers, and lo is 0.
  */
 FD_INLINE void FD_CAT(fd_tiles, FD_ISA)(const void *call, fd_steps_fn *steps,
                                         const fd_arrays *arrays, uint64_t first, fd_cursor *rows,

@@ -2,7 +2,7 @@
  * Windows of n-dimensional masks and shared axes, over the kernels of any ISA.
  *
  * The array is walked in C order, run by run along its last axis. Runs of whole blocks go to the kernels in
- * one call, which lists the blocks of each tile; other long runs of consecutive decisions in a call each.
+ * one call, where each tile has the next 16 of them; other long runs of consecutive decisions in a call each.
  * Otherwise keep bits are put together first, in a strip of words: the blocks that runs touch are
  * generated up to 16 at a time, in whatever order they come, and each run takes its bits from them, or one
  * bit for all its elements where the axis is shared.
@@ -133,7 +133,7 @@ static int has_long_runs(const fd_window *w) {
     return w->stride[last] == 1 && (w->ndim == 1 || w->shape[last] >= LONG_RUN);
 }
 
-/* Whether it is more than one run, and from element `begin` on all runs are of whole blocks of one region. */
+/* Whether it has more than one run, all of whole blocks from element `begin` on, and lies in one region. */
 static int has_whole_blocks(const fd_window *w, uint64_t begin) {
     const int last = w->ndim - 1;
     if (w->ndim == 1 || w->stride[last] != 1) return 0;
@@ -147,16 +147,18 @@ static int has_whole_blocks(const fd_window *w, uint64_t begin) {
 
 void fd_tile_rows(fd_tile *tile, fd_schedule *s, fd_cursor *rows, unsigned n) {
     unsigned slot = 0;
-    tile->in_order = 0;
     fd_tile_init(tile, s, fd_index_at(rows) / FD_BLOCK);
-    if (n != FD_TILE) {
-        memset(tile->block, 0, sizeof tile->block);
-        memset(tile->tied, 0, sizeof tile->tied);
-    }
+    if (n != FD_TILE) memset(tile->tied, 0, sizeof tile->tied);
+    tile->in_order = n <= fd_run_left(rows);
+    memset(tile->block, 0, sizeof tile->block);
     for (unsigned count; n; n -= count, fd_advance(rows, count)) {
         const uint64_t left = fd_run_left(rows);
         uint32_t block = (uint32_t)(fd_index_at(rows) / FD_BLOCK);
         count = n < left ? n : (unsigned)left;
+        if (tile->in_order) {
+            tile->block[0] = block;
+            continue;
+        }
         for (unsigned done = 0; done < count; done += FD_BLOCK) tile->block[slot++] = block++;
     }
 }
@@ -221,7 +223,7 @@ void fd_window_bits(const fd_kernels *k, const fd_window *w, uint8_t *out, uint6
     fd_cursor c;
     fd_cursor_init(&c, w, begin);
     if (has_whole_blocks(w, begin)) {
-        k->bits(out, at, 0, &c, (size_t)n, stream);
+        k->bits(out, at, 0, &c, n, stream);
         return;
     }
     fd_schedule schedule;
@@ -235,7 +237,7 @@ void fd_window_bits(const fd_kernels *k, const fd_window *w, uint8_t *out, uint6
     }
     while (n) {
         const uint64_t left = fd_run_left(&c), count = n < left ? n : left;
-        k->bits(out, at, fd_index_at(&c), NULL, (size_t)count, stream);
+        k->bits(out, at, fd_index_at(&c), NULL, count, stream);
         fd_advance(&c, count);
         at += count, n -= count;
     }

@@ -32,17 +32,18 @@ PROGRAM = """
 #include "fd_kernels.h"
 
 enum { N = %d, ROW = 512, COLUMNS = 1024, WIDTH = 8192 };
+enum { BITS = FD_DTYPES, SOFTMAX, SOFTMAX_GRAD, ROWS };
 static _Alignas(64) unsigned char x[8 * N], y[8 * N];
 static fd_window window, rows;
 
 /* What is counted: one call. */
 __attribute__((noinline)) void measured(const fd_kernels *k, int kernel, const fd_stream *stream) {
     const fd_values values = {2.0, 0.0, 0.0};
-    if (kernel == FD_DTYPES) k->bits(y, 0, 0, NULL, N, stream);
-    else if (kernel == FD_DTYPES + 3)
+    if (kernel == BITS) k->bits(y, 0, 0, NULL, N, stream);
+    else if (kernel == ROWS)
         fd_window_plain(k, FD_F32, &rows, y, x, 0, N, stream, &values);
-    else if (kernel > FD_DTYPES)
-        fd_window_softmax(k, FD_F32, &window, y, x, kernel == FD_DTYPES + 2 ? x : NULL, ROW, 0, N,
+    else if (kernel > BITS)
+        fd_window_softmax(k, FD_F32, &window, y, x, kernel == SOFTMAX_GRAD ? x : NULL, ROW, 0, N,
                           stream, 2.0);
     else k->plain[kernel](y, x, 0, NULL, N, stream, &values, 0);
 }

@@ -1373,17 +1373,17 @@ static const geometry geometries[] = {
     {2, 128, {7, 384}, {0, 1}},    /* one such row for all rows */
     {3, 640, {2, 4, 640}, {1 << 20, 1 << 15, 1}},
     {2, (5ull << 39) + 1280, {7, 640}, {2048, 1}},
-    {2,
-     (1ull << 34) - 2048,
-     {8, 512},
-     {1024, 1}}, /* over a boundary of what blocks have in common */
-    {2, (1ull << 58) - 8192, {4, 2048}, {2048, 1}},
+    /* rows of whole blocks over, up to and from a boundary of what blocks have in common; up to the last element */
+    {2, (1ull << 34) - 2048, {8, 512}, {1024, 1}},
+    {2, (1ull << 34) - 3584, {2, 1536}, {2048, 1}},
+    {2, 1ull << 34, {5, 640}, {1024, 1}},
+    {2, (1ull << 58) - 7168, {4, 1024}, {2048, 1}},
     {2, 1024, {9, 300}, {384, 1}}, /* rows that begin with a block and end within one */
     {3, 77, {6, 9, 50}, {6000, 60, 1}},
     {4, 3, {3, 5, 4, 30}, {4, 0, 1, 0}},
     {4, 0, {5, 1, 6, 7}, {42, 42, 7, 1}}, /* contiguous after all */
     {2, (1ull << 39) - 5, {3, 50}, {1ull << 40, 1}},
-    {2, (1ull << 34) - 5, {30, 9}, {7, 1}},                  /* over that boundary again */
+    {2, (1ull << 34) - 5, {30, 9}, {7, 1}}, /* over a boundary of what blocks have in common */
     {3, (1ull << 34) - 70, {4, 5, 33}, {3ull << 34, 40, 1}}, /* over several, and back */
     {2, (1ull << 58) - 10000, {7, 400}, {1600, 1}},          /* up to the last element */
 };
@@ -1409,8 +1409,8 @@ static geometry random_geometry(void) {
         g.first += from * stride;
         stride *= extent;
     }
-    if (random64() % 4 == 0) g.first += random64() >> 15 << 7; /* < 2^56 */
-    if (!whole_blocks && g.first) g.first += random64() % FD_BLOCK;
+    if (random64() % 4 == 0) g.first += (random64() >> 15) * FD_BLOCK; /* < 2^56 */
+    if (!whole_blocks) g.first += random64() % FD_BLOCK;
     return g;
 }
 
