@@ -119,7 +119,7 @@ FD_NOINLINE void FD_CAT(fd_tiles_any, FD_ISA)(const void *call, fd_steps_fn *ste
     if (hints & FD_HINT_FETCH && (few_planes || arrays->beside)) {
         /* Few planes take little time: with a residual beside x it is 8 % less in all this way, with x alone none
          * to 7 %; steps in line would take 3 to 8 % more. Many planes have time for x but not for what is
-         * beside it (6 to 13 % more with AVX-512, nothing with AVX2). */
+         * beside it (2 to 14 % more with AVX-512, nothing with AVX2). */
         call = &fetched, steps = FD_CAT(fd_steps_by_piece, FD_ISA);
         if (few_planes) hints &= ~FD_HINT_FETCH;
     }
