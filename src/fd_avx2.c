@@ -1,8 +1,8 @@
 /*
- * AVX2, F16C, BMI1 and BMI2: 4 blocks a group, each word in the low half of a 64-bit lane, for that
- * is where vpmuludq reads it: the low product needs no work and its garbage above is harmless.
- * Blocks stand in the lanes as 0, 2, 1, 3, so that unpacklo/unpackhi put them out in order.
- * gcc >= 5, clang >= 3.9, MSVC >= 2017.
+ * AVX2, F16C, BMI1 and BMI2: 8 blocks a group, in two vectors, for one would have the processor wait: a round takes
+ * as long as several products side by side. Each word is in the low half of a 64-bit lane, for that is where
+ * vpmuludq reads it: the low product needs no work and its garbage above is harmless. Blocks stand in the lanes as
+ * 0, 2, 1, 3, so that unpacklo/unpackhi put them out in order. gcc >= 5, clang >= 3.9, MSVC >= 2017.
  */
 #include "fd_bits.h"
 #include "fd_kernels.h"
@@ -23,33 +23,69 @@ FD_TARGET_BEGIN("avx2,f16c,bmi,bmi2")
 #define FD_NEEDS FD_CPU_AVX2
 #define FD_STEP 32
 #define FD_BYPASSES 1
-#define V_BLOCKS 4
+#define V_BLOCKS 8
 
-typedef __m256i v_word, v_prod, v_pair;
+/* The compiler must not reassociate what v comes from with what it goes into. */
+#if defined(__GNUC__) || defined(__clang__)
+#define FD_COMPUTED(v) __asm__("" : "+x"(v))
+#else
+#define FD_COMPUTED(v)
+#endif
 
-FD_INLINE v_word v_set1(uint32_t a) { return _mm256_set1_epi32((int)a); }
+typedef struct {
+    __m256i a, b; /* blocks 0 to 3, 4 to 7 */
+} v_word, v_prod, v_pair;
+
+/* f of both vectors of each. */
+#define V_BOTH(f, v, ...) ((v_word){f((v).a, __VA_ARGS__), f((v).b, __VA_ARGS__)})
+#define V_EACH(f, v, w) ((v_word){f((v).a, (w).a), f((v).b, (w).b)})
+
+FD_INLINE v_word v_set1(uint32_t a) {
+    const __m256i v = _mm256_set1_epi32((int)a);
+    return (v_word){v, v};
+}
 FD_INLINE v_word v_iota(uint32_t base) {
-    return _mm256_add_epi32(v_set1(base), _mm256_setr_epi64x(0, 2, 1, 3));
+    const v_word block = {_mm256_setr_epi64x(0, 2, 1, 3), _mm256_setr_epi64x(4, 6, 5, 7)};
+    return V_EACH(_mm256_add_epi32, v_set1(base), block);
 }
-FD_INLINE v_word v_words(const uint32_t *w) {
-    return _mm256_setr_epi64x(fd_scalar(w[0]), fd_scalar(w[2]), fd_scalar(w[1]), fd_scalar(w[3]));
+FD_INLINE __m256i four_listed(const uint32_t *w) {
+    const __m128i four = _mm_loadu_si128((const __m128i *)w);
+    return _mm256_cvtepu32_epi64(_mm_shuffle_epi32(four, _MM_SHUFFLE(3, 1, 2, 0)));
 }
-FD_INLINE v_word v_xor(v_word a, v_word b) { return _mm256_xor_si256(a, b); }
-FD_INLINE v_word v_xor3(v_word a, v_word b, v_word c) { return v_xor(v_xor(a, b), c); }
-FD_INLINE v_prod v_mul(v_word a, uint32_t m) { return _mm256_mul_epu32(a, v_set1(m)); }
+FD_INLINE v_word v_listed(const uint32_t *w) {
+    return (v_word){four_listed(w), four_listed(w + 4)};
+}
+FD_INLINE __m256i four_words(const uint32_t *w) {
+    return _mm256_setr_epi64x(fd_scalar(w[0]), fd_scalar(w[1]), fd_scalar(w[2]), fd_scalar(w[3]));
+}
+FD_INLINE v_word v_words(const uint32_t *w) { return (v_word){four_words(w), four_words(w + 4)}; }
+FD_INLINE v_word v_xor(v_word v, v_word w) { return V_EACH(_mm256_xor_si256, v, w); }
+FD_INLINE v_word v_xor3(v_word last, v_word v, v_word w) {
+    v_word vw = v_xor(v, w);
+    FD_COMPUTED(vw.a);
+    FD_COMPUTED(vw.b);
+    return v_xor(last, vw);
+}
+FD_INLINE v_prod v_mul(v_word v, uint32_t m) { return V_EACH(_mm256_mul_epu32, v, v_set1(m)); }
 /* A shuffle, for shifts share their ports with the products. */
-FD_INLINE v_word v_hi(v_prod p) { return _mm256_shuffle_epi32(p, _MM_SHUFFLE(3, 3, 1, 1)); }
+FD_INLINE v_word v_hi(v_prod p) { return V_BOTH(_mm256_shuffle_epi32, p, _MM_SHUFFLE(3, 3, 1, 1)); }
 FD_INLINE v_word v_lo(v_prod p) { return p; }
-FD_INLINE v_pair v_pair_of(v_prod p, v_word a) { return v_xor(p, _mm256_slli_epi64(a, 32)); }
-FD_INLINE v_pair v_and(v_pair a, v_pair b) { return _mm256_and_si256(a, b); }
-FD_INLINE v_pair v_or(v_pair a, v_pair b) { return _mm256_or_si256(a, b); }
-FD_INLINE v_pair v_andnot(v_pair a, v_pair b) { return _mm256_andnot_si256(a, b); }
-FD_INLINE v_pair v_ones(void) { return _mm256_set1_epi32(-1); }
-FD_INLINE void v_put(uint64_t *dst, v_pair p01, v_pair p23) {
+FD_INLINE v_pair v_pair_of(v_prod p, v_word v) {
+    return v_xor(p, V_BOTH(_mm256_slli_epi64, v, 32));
+}
+FD_INLINE v_pair v_and(v_pair v, v_pair w) { return V_EACH(_mm256_and_si256, v, w); }
+FD_INLINE v_pair v_or(v_pair v, v_pair w) { return V_EACH(_mm256_or_si256, v, w); }
+FD_INLINE v_pair v_andnot(v_pair v, v_pair w) { return V_EACH(_mm256_andnot_si256, v, w); }
+FD_INLINE v_pair v_ones(void) { return v_set1(~0u); }
+FD_INLINE void put_four(uint64_t *dst, __m256i p01, __m256i p23) {
     p01 = _mm256_shuffle_epi32(p01, _MM_SHUFFLE(2, 3, 0, 1));
     p23 = _mm256_shuffle_epi32(p23, _MM_SHUFFLE(2, 3, 0, 1));
     _mm256_storeu_si256((__m256i *)dst, _mm256_unpacklo_epi64(p01, p23));
     _mm256_storeu_si256((__m256i *)(dst + 4), _mm256_unpackhi_epi64(p01, p23));
+}
+FD_INLINE void v_put(uint64_t *dst, v_pair p01, v_pair p23) {
+    put_four(dst, p01.a, p23.a);
+    put_four(dst + 8, p01.b, p23.b);
 }
 FD_INLINE uint32_t v_nonzero(const uint64_t *words) {
     uint32_t zero = 0;
@@ -60,6 +96,37 @@ FD_INLINE uint32_t v_nonzero(const uint64_t *words) {
         zero |= (uint32_t)_mm256_movemask_pd(_mm256_castsi256_pd(is0)) << i;
     }
     return ~zero;
+}
+
+typedef __m128i v_ties;
+
+FD_INLINE v_ties v_ties_of(unsigned e) { return _mm_set1_epi16((short)e); }
+FD_INLINE void v_put_ties(uint16_t *dst, v_ties ties) { _mm_storeu_si128((__m128i *)dst, ties); }
+FD_INLINE v_ties v_push(v_ties ties, unsigned e) {
+    return _mm_insert_epi16(_mm_slli_si128(ties, 2), (int)e, 0);
+}
+FD_INLINE v_word v_quarters(v_ties ties, uint32_t base) {
+    const __m128i quarter = _mm_srli_epi16(ties, 2);
+    const v_word wide = {_mm256_cvtepu16_epi64(quarter),
+                         _mm256_cvtepu16_epi64(_mm_srli_si128(quarter, 8))};
+    return V_EACH(_mm256_add_epi32, wide, v_set1(base));
+}
+/* Of a pair the upper word is that of even elements. */
+FD_INLINE __m128i four_tails(__m128i e, __m256i p01, __m256i p23) {
+    const __m128i odd = _mm_and_si128(e, _mm_set1_epi32(1));
+    const __m256i word = _mm256_castsi128_si256(_mm_sub_epi32(_mm_setr_epi32(1, 3, 5, 7), odd));
+    const __m256i of01 = _mm256_permutevar8x32_epi32(p01, word);
+    const __m256i of23 = _mm256_permutevar8x32_epi32(p23, word);
+    const __m128i is23 = _mm_slli_epi32(e, 30); /* by the sign */
+    return _mm_castps_si128(_mm_blendv_ps(_mm_castsi128_ps(_mm256_castsi256_si128(of01)),
+                                          _mm_castsi128_ps(_mm256_castsi256_si128(of23)),
+                                          _mm_castsi128_ps(is23)));
+}
+FD_INLINE void v_put_tails(uint32_t *dst, v_ties ties, v_pair p01, v_pair p23) {
+    const __m256i e = _mm256_cvtepu16_epi32(ties);
+    _mm_storeu_si128((__m128i *)dst, four_tails(_mm256_castsi256_si128(e), p01.a, p23.a));
+    _mm_storeu_si128((__m128i *)(dst + 4),
+                     four_tails(_mm256_extracti128_si256(e, 1), p01.b, p23.b));
 }
 
 FD_INLINE void fence(void) { _mm_sfence(); }

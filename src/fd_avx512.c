@@ -48,9 +48,13 @@ FD_INLINE v_word v_set1(uint32_t a) { return _mm512_set1_epi32((int)a); }
 FD_INLINE v_word v_iota(uint32_t base) {
     return _mm512_add_epi32(v_set1(base), _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7));
 }
+FD_INLINE v_word v_listed(const uint32_t *w) {
+    const __m512i natural = _mm512_cvtepu32_epi64(_mm256_loadu_si256((const __m256i *)w));
+    return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), natural);
+}
 FD_INLINE v_word v_words(const uint32_t *w) {
-    return _mm512_setr_epi64(fd_scalar(w[0]), fd_scalar(w[4]), fd_scalar(w[1]), fd_scalar(w[5]),
-                             fd_scalar(w[2]), fd_scalar(w[6]), fd_scalar(w[3]), fd_scalar(w[7]));
+    return _mm512_setr_epi64(fd_scalar(w[0]), fd_scalar(w[1]), fd_scalar(w[2]), fd_scalar(w[3]),
+                             fd_scalar(w[4]), fd_scalar(w[5]), fd_scalar(w[6]), fd_scalar(w[7]));
 }
 FD_INLINE v_word v_xor(v_word a, v_word b) { return _mm512_xor_si512(a, b); }
 FD_INLINE v_word v_xor3(v_word a, v_word b, v_word c) {
@@ -81,6 +85,25 @@ FD_INLINE uint32_t v_nonzero(const uint64_t *words) {
         set |= (uint32_t)_mm512_test_epi64_mask(w, w) << i;
     }
     return set;
+}
+
+typedef __m128i v_ties;
+
+FD_INLINE v_ties v_ties_of(unsigned e) { return _mm_set1_epi16((short)e); }
+FD_INLINE void v_put_ties(uint16_t *dst, v_ties ties) { _mm_storeu_si128((__m128i *)dst, ties); }
+FD_INLINE v_ties v_push(v_ties ties, unsigned e) {
+    return _mm_insert_epi16(_mm_slli_si128(ties, 2), (int)e, 0);
+}
+FD_INLINE v_word v_quarters(v_ties ties, uint32_t base) {
+    return _mm512_add_epi32(_mm512_cvtepu16_epi64(_mm_srli_epi16(ties, 2)), v_set1(base));
+}
+/* Of a pair the upper word is that of even elements. */
+FD_INLINE void v_put_tails(uint32_t *dst, v_ties ties, v_pair p01, v_pair p23) {
+    const __m512i e = _mm512_cvtepu16_epi64(ties);
+    const __mmask8 is23 = _mm512_test_epi64_mask(e, _mm512_set1_epi64(2));
+    const __m512i pair = _mm512_mask_mov_epi64(p01, is23, p23);
+    const __m512i shift = _mm512_andnot_si512(_mm512_slli_epi64(e, 5), _mm512_set1_epi64(32));
+    _mm256_storeu_si256((__m256i *)dst, _mm512_cvtepi64_epi32(_mm512_srlv_epi64(pair, shift)));
 }
 
 FD_INLINE void fence(void) { _mm_sfence(); }

@@ -20,6 +20,7 @@ typedef uint64_t v_prod, v_pair;
 
 FD_INLINE v_word v_set1(uint32_t a) { return a; }
 FD_INLINE v_word v_iota(uint32_t base) { return base; }
+FD_INLINE v_word v_listed(const uint32_t *w) { return *w; }
 FD_INLINE v_word v_words(const uint32_t *w) { return *w; }
 FD_INLINE v_word v_xor(v_word a, v_word b) { return a ^ b; }
 FD_INLINE v_word v_xor3(v_word a, v_word b, v_word c) { return a ^ b ^ c; }
@@ -39,6 +40,19 @@ FD_INLINE uint32_t v_nonzero(const uint64_t *words) {
     uint32_t set = 0;
     for (int i = 0; i < FD_TILE_WORDS; i++) set |= (uint32_t)(words[i] != 0) << i;
     return set;
+}
+
+typedef uint16_t v_ties;
+
+FD_INLINE v_ties v_ties_of(unsigned e) { return (v_ties)e; }
+FD_INLINE void v_put_ties(uint16_t *dst, v_ties ties) { *dst = ties; }
+FD_INLINE v_ties v_push(v_ties ties, unsigned e) {
+    (void)ties;
+    return (v_ties)e;
+}
+FD_INLINE v_word v_quarters(v_ties ties, uint32_t base) { return base + ties / 4; }
+FD_INLINE void v_put_tails(uint32_t *dst, v_ties ties, v_pair p01, v_pair p23) {
+    *dst = (uint32_t)((ties & 2 ? p23 : p01) >> (ties & 1 ? 0 : 32));
 }
 
 FD_INLINE int kept(const uint64_t *keep, unsigned i) { return (int)(keep[i / 64] >> i % 64 & 1); }

@@ -28,7 +28,7 @@ typedef struct fd_runs {
 FD_INLINE void fd_tile_list(fd_tile *tile, fd_schedule *s, const fd_runs *runs) {
     memcpy(tile->block, runs->block, sizeof tile->block);
     tile->in_order = 0;
-    fd_tile_init(tile, s, runs->region << 27);
+    fd_schedule_for(s, runs->region << 27);
     memset(tile->tied, 0, sizeof tile->tied);
 }
 

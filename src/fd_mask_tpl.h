@@ -5,8 +5,8 @@
  *   V_BLOCKS             blocks in a group, one a lane
  *   v_word               one 32-bit word of each block; bits above the word are ignored
  *   v_set1, v_iota       a scalar in every lane; base + lane number
- *   v_words              V_BLOCKS words from memory
- *   v_xor, v_xor3        exclusive or of two, of three
+ *   v_listed             V_BLOCKS words from memory, in the order of v_iota
+ *   v_xor, v_xor3        exclusive or of two, of three, the first of which is known last
  *   v_mul                the v_prod of a word and a scalar: 32 x 32 -> 64 bits
  *   v_hi, v_lo           their high and low words
  *   v_pair, v_pair_of    v_pair_of(prod, a): the words (low, high ^ a) of each lane, densely
@@ -16,6 +16,12 @@
  *                        (c1, c0) and (c3, c2)
  *   fence                makes stores around the caches visible
  *   v_nonzero(words)     bit j: word j of the tile's FD_TILE_WORDS is not zero
+ *   v_ties               V_BLOCKS elements of a tile, 16 bits each
+ *   v_ties_of, v_put_ties  one element in all places; to memory
+ *   v_push(ties, e)      e before all but the last
+ *   v_quarters(ties, b)  the v_word b + e / 4 of each
+ *   v_words              V_BLOCKS words from memory, in the order of ties
+ *   v_put_tails(dst, ties, p01, p23)  word e mod 4 of each one's block
  *
  * A group of V_BLOCKS blocks is worked plane by plane, least significant first. With u the bit of a
  * plane and d the same bit of D, keep = (U >= D) obeys
@@ -114,7 +120,7 @@ FD_INLINE void fd_group_of_tile(uint64_t *keep, fd_tile *tile, const fd_schedule
                                 fd_ahead *ahead) {
     const unsigned first = group * V_BLOCKS, word = group * FD_GROUP_WORDS;
     const v_word c0 =
-        tile->in_order ? v_iota(tile->block[0] + first) : v_words(tile->block + first);
+        tile->in_order ? v_iota(tile->block[0] + first) : v_listed(tile->block + first);
     fd_group_bits(keep + word, tile->tied + word, s, c0, ahead);
 }
 
@@ -147,47 +153,53 @@ static void FD_CAT(fd_words, FD_ISA)(uint64_t *words, fd_schedule *s, unsigned t
     fd_tag_words(words, s, tag, block);
 }
 
-/*
- * Settles the ties of a tile: their tails, V_BLOCKS at a time. A tile has 8 on average; their list is
- * filled up with element FD_TILE, for which keep has a word to spare.
- */
-FD_NOINLINE void fd_tile_tails(uint64_t *keep, const fd_tile *tile, fd_schedule *s) {
+/* Keep bits of elements whose tails decide. */
+FD_INLINE void fd_settle(uint64_t *keep, const fd_tile *tile, const fd_schedule *s, v_ties ties) {
     const uint32_t threshold = (uint32_t)s->drop_threshold;
-    uint16_t list[FD_TILE + V_BLOCKS];
-    unsigned n = 0;
-    for (uint32_t words = v_nonzero(tile->tied); words; words &= words - 1) {
-        const unsigned w = fd_ctz64(words);
-        for (uint64_t bits = tile->tied[w]; bits; bits &= bits - 1)
-            list[n++] = (uint16_t)(64 * w + fd_ctz64(bits));
-    }
-    for (unsigned i = 0; i < V_BLOCKS; i++) list[n + i] = FD_TILE;
-    fd_schedule_tag(s, FD_TAG_TAIL, tile->tail_high);
-    for (unsigned i = 0; i < n; i += V_BLOCKS) {
+    uint16_t e[V_BLOCKS];
+    uint32_t tail[V_BLOCKS];
+    v_word block;
+    v_pair p01, p23;
+    fd_group g;
+    v_put_ties(e, ties);
+    /* a block of the planes has the elements of 32 blocks of tails */
+    if (tile->in_order) {
+        block = v_quarters(ties, 32 * tile->block[0]);
+    } else {
         uint32_t blocks[V_BLOCKS];
-        uint64_t words[FD_GROUP_WORDS];
-        v_pair p01, p23;
-        fd_group g;
-        /* a block of the planes has the elements of 32 blocks of tails */
-        if (tile->in_order) {
-            FD_UNROLL
-            for (unsigned lane = 0; lane < V_BLOCKS; lane++)
-                blocks[lane] = 32 * tile->block[0] + fd_scalar(list[i + lane]) / 4;
-        } else {
-            FD_UNROLL
-            for (unsigned lane = 0; lane < V_BLOCKS; lane++) {
-                const unsigned e = fd_scalar(list[i + lane]);
-                blocks[lane] = 32 * tile->block[e / FD_BLOCK] + e % FD_BLOCK / 4;
-            }
-        }
-        fd_group_begin(&g, s, v_words(blocks));
-        fd_group_tag(&p01, &p23, &g, s, FD_TAG_TAIL);
-        v_put(words, p01, p23);
         FD_UNROLL
-        for (unsigned lane = 0; lane < V_BLOCKS; lane++) {
-            const unsigned e = list[i + lane];
-            const uint32_t tail = (uint32_t)(words[2 * lane + (e >> 1 & 1)] >> (32 * (e & 1)));
-            keep[e / 64] |= (uint64_t)(tail >= threshold) << (e % 64);
+        for (unsigned lane = 0; lane < V_BLOCKS; lane++)
+            blocks[lane] = 32 * tile->block[e[lane] / FD_BLOCK] + e[lane] % FD_BLOCK / 4;
+        block = v_words(blocks);
+    }
+    fd_group_begin(&g, s, block);
+    fd_group_tag(&p01, &p23, &g, s, FD_TAG_TAIL);
+    v_put_tails(tail, ties, p01, p23);
+    FD_UNROLL
+    for (unsigned lane = 0; lane < V_BLOCKS; lane++)
+        keep[e[lane] / 64] |= (uint64_t)(tail[lane] >= threshold) << (e[lane] % 64);
+}
+
+/*
+ * Settles the ties of a tile by their tails, V_BLOCKS at a time. A tile has 8 on average; where fewer are
+ * left, the others are element FD_TILE, for which keep has a word to spare.
+ */
+FD_NOINLINE void fd_tile_tails(uint64_t *keep, const fd_tile *tile, const fd_schedule *s) {
+    uint32_t words = v_nonzero(tile->tied); /* whose ties are still to be settled, */
+    uint64_t bits = 0;                      /* after those of word w */
+    unsigned w = 0;
+    while (words || bits) {
+        v_ties ties = v_ties_of(FD_TILE);
+        for (unsigned n = 0; n < V_BLOCKS; n++) {
+            if (bits == 0) {
+                if (words == 0) break;
+                w = fd_ctz64(words), words &= words - 1;
+                bits = tile->tied[w];
+            }
+            ties = v_push(ties, 64 * w + fd_ctz64(bits));
+            bits &= bits - 1;
         }
+        fd_settle(keep, tile, s, ties);
     }
 }
 

@@ -27,6 +27,7 @@ FD_INLINE v_word v_iota(uint32_t base) {
     static const uint32_t lane[4] = {0, 1, 2, 3};
     return vaddq_u32(v_set1(base), vld1q_u32(lane));
 }
+FD_INLINE v_word v_listed(const uint32_t *w) { return vld1q_u32(w); }
 FD_INLINE v_word v_words(const uint32_t *w) { return vld1q_u32(w); }
 FD_INLINE v_word v_xor(v_word a, v_word b) { return veorq_u32(a, b); }
 FD_INLINE v_word v_xor3(v_word a, v_word b, v_word c) { return veorq_u32(veorq_u32(a, b), c); }
@@ -62,6 +63,23 @@ FD_INLINE uint32_t v_nonzero(const uint64_t *words) {
     uint32_t set = 0;
     for (int i = 0; i < FD_TILE_WORDS; i++) set |= (uint32_t)(words[i] != 0) << i;
     return set;
+}
+
+typedef uint16x4_t v_ties;
+
+FD_INLINE v_ties v_ties_of(unsigned e) { return vdup_n_u16((uint16_t)e); }
+FD_INLINE void v_put_ties(uint16_t *dst, v_ties ties) { vst1_u16(dst, ties); }
+FD_INLINE v_ties v_push(v_ties ties, unsigned e) {
+    return vset_lane_u16((uint16_t)e, vext_u16(ties, ties, 3), 0);
+}
+FD_INLINE v_word v_quarters(v_ties ties, uint32_t base) {
+    return vaddq_u32(vmovl_u16(vshr_n_u16(ties, 2)), v_set1(base));
+}
+FD_INLINE void v_put_tails(uint32_t *dst, v_ties ties, v_pair p01, v_pair p23) {
+    const uint32x4_t e = vmovl_u16(ties), odd = vtstq_u32(e, v_set1(1));
+    const uint32x4_t of01 = vbslq_u32(odd, p01.low, p01.high);
+    const uint32x4_t of23 = vbslq_u32(odd, p23.low, p23.high);
+    vst1q_u32(dst, vbslq_u32(vtstq_u32(e, v_set1(2)), of23, of01));
 }
 
 typedef float32x4_t v_f32;

@@ -8,8 +8,8 @@
 #include "fd_stream.h"
 
 /*
- * Memory that will be read some thousand bytes on. It is fetched while bits are made, a few lines a plane,
- * so that bits do not wait for memory nor memory for bits.
+ * Memory that will be read next, or some thousand bytes on. It is fetched while bits are made, a few lines a
+ * plane, so that bits do not wait for memory nor memory for bits.
  */
 typedef struct fd_ahead {
     const char *at;
@@ -33,7 +33,7 @@ typedef struct fd_ahead {
 typedef struct fd_schedule {
     uint32_t k0[FD_PHILOX_ROUNDS], k1[FD_PHILOX_ROUNDS]; /* round keys */
     uint32_t c2, c3;                                     /* the position */
-    uint32_t block_high; /* b div 2^32 that enter2, enter3 are for */
+    uint32_t region; /* b div 2^27 that enter2, enter3 are for */
     uint32_t round1_c1;
     uint32_t enter2[FD_TAGS], enter3[FD_TAGS]; /* by tag */
     uint64_t drop_threshold;
@@ -51,9 +51,12 @@ FD_INLINE void fd_schedule_tag(fd_schedule *s, unsigned tag, uint32_t block_high
     s->enter3[tag] = (uint32_t)p0;
 }
 
-FD_INLINE void fd_schedule_planes(fd_schedule *s, uint32_t block_high) {
-    s->block_high = block_high;
-    for (int tag = 0; tag <= s->last_plane; tag++) fd_schedule_tag(s, (unsigned)tag, block_high);
+/* Those of all planes, and of the tails, for blocks of one region. */
+FD_INLINE void fd_schedule_region(fd_schedule *s, uint32_t region) {
+    s->region = region;
+    for (int tag = 0; tag <= s->last_plane; tag++) fd_schedule_tag(s, (unsigned)tag, region >> 5);
+    /* block b of the planes has the elements of blocks 32b .. 32b+31 of the tails */
+    if (s->tails) fd_schedule_tag(s, FD_TAG_TAIL, region);
 }
 
 FD_INLINE void fd_schedule_init(fd_schedule *s, const fd_stream *stream) {
@@ -67,11 +70,8 @@ FD_INLINE void fd_schedule_init(fd_schedule *s, const fd_stream *stream) {
     s->round1_c1 = (uint32_t)FD_PHILOX_M1 * s->c2;
     s->drop_threshold = d;
     s->tails = fd_has_tails(d);
-    if (d == FD_KEEP_ALL || d == FD_DROP_ALL)
-        s->last_plane = -1;
-    else
-        s->last_plane = s->tails ? FD_PLANES - 1 : 39 - (int)fd_ctz64(d);
-    fd_schedule_planes(s, 0);
+    s->last_plane = fd_planes_read(d) - 1;
+    fd_schedule_region(s, 0);
     s->ahead = (fd_ahead){NULL, 0};
 }
 
@@ -100,14 +100,12 @@ FD_INLINE int fd_schedule_bit(const fd_schedule *s, int plane) {
 typedef struct {
     int in_order;                       /* whether each block follows the one before it: then */
     uint32_t block[FD_TILE_BLOCKS + 1]; /* only the first is here. b mod 2^32; the 17th is any */
-    uint32_t tail_high;                 /* high block word of the tails */
     uint64_t tied[FD_TILE_WORDS];       /* elements that the planes leave undecided */
 } fd_tile;
 
-FD_INLINE void fd_tile_init(fd_tile *tile, fd_schedule *s, uint64_t block) {
-    /* block b of the planes has the elements of blocks 32b .. 32b+31 of the tails */
-    tile->tail_high = (uint32_t)(block >> 27);
-    if ((uint32_t)(block >> 32) != s->block_high) fd_schedule_planes(s, (uint32_t)(block >> 32));
+/* The tile's blocks, of which `block` is one, are made next. */
+FD_INLINE void fd_schedule_for(fd_schedule *s, uint64_t block) {
+    if ((uint32_t)(block >> 27) != s->region) fd_schedule_region(s, (uint32_t)(block >> 27));
 }
 
 /* Tile number `number` of the stream, of which n elements are wanted. */
@@ -115,7 +113,7 @@ FD_INLINE void fd_tile_range(fd_tile *tile, fd_schedule *s, uint64_t number, uns
     const uint64_t block = number * FD_TILE_BLOCKS;
     tile->block[0] = (uint32_t)block;
     tile->in_order = 1;
-    fd_tile_init(tile, s, block);
+    fd_schedule_for(s, block);
     if (n != FD_TILE) memset(tile->tied, 0, sizeof tile->tied);
 }
 

@@ -52,6 +52,12 @@ FD_INLINE uint64_t fd_drop_threshold(double p) {
 /* Whether ties remain after the planes, of which all are made then, and are settled by tails. */
 FD_INLINE int fd_has_tails(uint64_t drop_threshold) { return (uint32_t)drop_threshold != 0; }
 
+/* The planes that are made, from the most significant on; 0: D alone decides all. */
+FD_INLINE int fd_planes_read(uint64_t drop_threshold) {
+    if (drop_threshold == FD_KEEP_ALL || drop_threshold == FD_DROP_ALL) return 0;
+    return fd_has_tails(drop_threshold) ? FD_PLANES : 40 - (int)fd_ctz64(drop_threshold);
+}
+
 /* 1 / (1-p); 0 where no element is kept and none is ever scaled. */
 FD_INLINE double fd_scale(double p) {
     return fd_drop_threshold(p) < FD_DROP_ALL ? 1.0 / (1.0 - p) : 0.0;

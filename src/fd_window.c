@@ -147,7 +147,7 @@ static int has_whole_blocks(const fd_window *w, uint64_t begin) {
 
 void fd_tile_rows(fd_tile *tile, fd_schedule *s, fd_cursor *rows, unsigned n) {
     unsigned slot = 0;
-    fd_tile_init(tile, s, fd_index_at(rows) / FD_BLOCK);
+    fd_schedule_for(s, fd_index_at(rows) / FD_BLOCK);
     if (n != FD_TILE) memset(tile->tied, 0, sizeof tile->tied);
     tile->in_order = n <= fd_run_left(rows);
     memset(tile->block, 0, sizeof tile->block);
