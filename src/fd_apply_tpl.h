@@ -272,7 +272,7 @@ static void FD_FN(fd_fused)(void *y, const void *x, uint64_t first, size_t n,
 static void FD_FN(fd_plain)(void *y, const void *x, uint64_t first, fd_cursor *rows, size_t n,
                             const fd_stream *stream, const fd_values *values, int hints) {
     if (x == NULL) {
-        hints &= ~FD_HINT_FETCH;
+        hints &= FD_HINT_BYPASS;
         FD_FN(fd_apply_any)(y, x, first, rows, n, stream, values, NULL, FD_ONES, hints);
         return;
     }

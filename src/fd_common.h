@@ -89,13 +89,16 @@ FD_INLINE uint32_t fd_scalar(uint32_t v) {
     return v;
 }
 
-/* Asks for the line at an address, whatever it is, to be in the second-level cache soon. */
+/* Asks for the line at an address, whatever it is, to be in the second-level cache soon, or in the first. */
 #if defined(_MSC_VER) && !defined(__clang__) && FD_X86
 #define FD_PREFETCH(at) _mm_prefetch((const char *)(at), _MM_HINT_T1)
+#define FD_PREFETCH_FIRST(at) _mm_prefetch((const char *)(at), _MM_HINT_T0)
 #elif defined(_MSC_VER) && !defined(__clang__)
-#define FD_PREFETCH(at) __prefetch2(at, 2) /* pldl2keep */
+#define FD_PREFETCH(at) __prefetch2(at, 2)       /* pldl2keep */
+#define FD_PREFETCH_FIRST(at) __prefetch2(at, 0) /* pldl1keep */
 #else
 #define FD_PREFETCH(at) __builtin_prefetch(at, 0, 2)
+#define FD_PREFETCH_FIRST(at) __builtin_prefetch(at, 0, 3)
 #endif
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__

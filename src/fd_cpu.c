@@ -1,5 +1,5 @@
 /*
- * What the processor and its operating system offer, as a set of fd_feature. Knows no kernel.
+ * What the processor and its operating system offer, as a set of fd_feature, and who made it. Knows no kernel.
  */
 #include "fd_common.h"
 #include "fd_kernels.h"
@@ -9,6 +9,8 @@
 #if defined(_MSC_VER) && !defined(__clang__)
 static void cpuid(unsigned leaf, unsigned r[4]) { __cpuidex((int *)r, (int)leaf, 0); }
 static uint64_t xgetbv(void) { return _xgetbv(0); }
+#define LOAD(at) (*(volatile int *)(at))
+#define STORE(at, v) ((void)(*(volatile int *)(at) = (v)))
 #else
 #include <cpuid.h>
 static void cpuid(unsigned leaf, unsigned r[4]) { __cpuid_count(leaf, 0, r[0], r[1], r[2], r[3]); }
@@ -17,6 +19,8 @@ static uint64_t xgetbv(void) {
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     return (uint64_t)high << 32 | low;
 }
+#define LOAD(at) __atomic_load_n(at, __ATOMIC_RELAXED)
+#define STORE(at, v) __atomic_store_n(at, v, __ATOMIC_RELAXED)
 #endif
 
 static int has(unsigned reg, unsigned bits) { return (reg & bits) == bits; }
@@ -38,8 +42,22 @@ unsigned fd_cpu_features(void) {
     return features;
 }
 
+int fd_cpu_is_amd(void) {
+    enum { UNKNOWN, NO, YES };
+    static int answer = UNKNOWN; /* threads that ask at once all find the same */
+    if (LOAD(&answer) == UNKNOWN) {
+        unsigned r[4];
+        cpuid(0, r);
+        /* AuthenticAMD, HygonGenuine */
+        STORE(&answer, r[1] == 0x68747541 || r[1] == 0x6F677948 ? YES : NO);
+    }
+    return LOAD(&answer) == YES;
+}
+
 #else
 
 unsigned fd_cpu_features(void) { return FD_ARM64 ? FD_CPU_NEON : 0; }
+
+int fd_cpu_is_amd(void) { return 0; }
 
 #endif

@@ -15,8 +15,10 @@
  *   FD_HINT_BYPASS   no cache will hold y afterwards, so it is written around them
  *   FD_HINT_FETCH    x and what is read beside it come from afar: they are fetched while bits are made, or
  *                    where those take little time piece by piece
+ *   FD_HINT_NEXT     x comes from a cache: what is applied after a group's bits is fetched while they are made
  */
-enum { FD_HINT_BYPASS = 1, FD_HINT_FETCH = 2 };
+enum { FD_HINT_BYPASS = 1, FD_HINT_FETCH = 2, FD_HINT_NEXT = 4 };
+enum { FD_HINTS_TO_FETCH = FD_HINT_FETCH | FD_HINT_NEXT };
 
 /* Bytes of output from which no last-level cache is expected to hold it and its input: 32 MiB is what
  * one core complex or desktop part has, and what CPUID says under a hypervisor cannot be trusted. */
@@ -25,6 +27,7 @@ enum { FD_BYPASS_FROM = 16 << 20 };
 /* Bytes between what is read and what is fetched meanwhile. 8192 did as well on Intel, 1024 and 16384
  * worse on Zen 3. */
 enum { FD_AHEAD = 4096 };
+FD_INLINE size_t fd_distance(int hints) { return hints & FD_HINT_NEXT ? 0 : FD_AHEAD; }
 
 /*
  * y[j] from x[j], j in [0, n), for the elements first .. first+n-1 of the stream, first + n <= 2^58; or where
@@ -145,5 +148,6 @@ extern const fd_kernels *const fd_kernels_neon;
  * instructions that the ISA of that name uses. */
 typedef enum { FD_CPU_AVX2 = 1, FD_CPU_AVX512 = 2, FD_CPU_NEON = 4 } fd_feature;
 unsigned fd_cpu_features(void);
+int fd_cpu_is_amd(void); /* cpuid, which takes microseconds under a hypervisor, is asked once */
 
 #endif

@@ -14,6 +14,7 @@
 typedef struct fd_ahead {
     const char *at;
     unsigned lines; /* of 64 bytes, a plane; 0: none */
+    int first;      /* into the first-level cache, not the second */
 } fd_ahead;
 
 /*
@@ -72,7 +73,7 @@ FD_INLINE void fd_schedule_init(fd_schedule *s, const fd_stream *stream) {
     s->tails = fd_has_tails(d);
     s->last_plane = fd_planes_read(d) - 1;
     fd_schedule_region(s, 0);
-    s->ahead = (fd_ahead){NULL, 0};
+    s->ahead = (fd_ahead){NULL, 0, 0};
 }
 
 /* The lines a plane by which a group's planes fetch so many bytes. */
@@ -84,7 +85,10 @@ FD_INLINE unsigned fd_lines_a_plane(const fd_schedule *s, size_t n_bytes) {
 /* The next lines. */
 FD_INLINE void fd_fetch(fd_ahead *ahead) {
     const size_t n_bytes = 64 * (size_t)ahead->lines;
-    for (size_t at = 0; at < n_bytes; at += 64) FD_PREFETCH(ahead->at + at);
+    if (ahead->first)
+        for (size_t at = 0; at < n_bytes; at += 64) FD_PREFETCH_FIRST(ahead->at + at);
+    else
+        for (size_t at = 0; at < n_bytes; at += 64) FD_PREFETCH(ahead->at + at);
     ahead->at += n_bytes;
 }
 

@@ -110,9 +110,9 @@ static void do_rows(softmax *s, char *y, const char *x, const char *grad, uint64
             const size_t n = s->row - at < BLOCK ? (size_t)(s->row - at) : BLOCK;
             const size_t padded = PADDED(n), here = at * item, next = (at + n * rows) * item;
             const unsigned lines = FD_MAX_STEP * (unsigned)item / 64;
-            fd_ahead ahead[3] = {{x + next, lines},
-                                 {y + next, s->bypass ? 0 : lines},
-                                 {grad ? grad + next : x, grad ? lines : 0}};
+            fd_ahead ahead[3] = {{x + next, lines, 0},
+                                 {y + next, s->bypass ? 0 : lines, 0},
+                                 {grad ? grad + next : x, grad ? lines : 0, 0}};
             fd_softmax_row again = row[0];
             const int wants_keep = pass == 1 || grad != NULL;
             const uint64_t *keep = wants_keep ? keep_of(s, element + at, n, rows) : NULL;

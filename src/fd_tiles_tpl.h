@@ -44,7 +44,10 @@ FD_INLINE void FD_CAT(fd_tiles, FD_ISA)(const void *call, fd_steps_fn *steps,
     fd_tile tile;
     fd_schedule_init(&s, stream);
     if (s.last_plane < 0) fd_fill_keep(strip, &s);
-    if (hints & FD_HINT_FETCH) s.ahead.lines = fd_lines_a_plane(&s, FD_GROUP * arrays->x_item);
+    if (hints & FD_HINTS_TO_FETCH) {
+        s.ahead.lines = fd_lines_a_plane(&s, FD_GROUP * arrays->x_item);
+        s.ahead.first = hints & FD_HINT_NEXT;
+    }
     uint64_t done = lo; /* elements before it are applied */
     for (uint64_t t = 0; done < end; t++) {
         /* tile t, as far as it is wanted, and the strip before it, as far as it is there */
@@ -59,7 +62,8 @@ FD_INLINE void FD_CAT(fd_tiles, FD_ISA)(const void *call, fd_steps_fn *steps,
         else if (wanted)
             fd_tile_range(&tile, &s, tile0 + t, tile_hi - tile_lo);
         for (unsigned group = 0; group < FD_GROUPS; group++) {
-            if (s.ahead.lines) s.ahead.at = arrays->x + (done - lo) * arrays->x_item + FD_AHEAD;
+            if (s.ahead.lines)
+                s.ahead.at = arrays->x + (done - lo) * arrays->x_item + fd_distance(hints);
             if (wanted && fd_touches(group, tile_lo, tile_hi))
                 fd_tile_group(keep + 1, &tile, &s, group);
             if (t == 0) continue;
@@ -91,7 +95,7 @@ typedef struct {
 enum { FD_PIECE = 256 };
 
 FD_INLINE void fd_fetch_piece(const char *x, size_t at, unsigned item) {
-    fd_ahead ahead = {x + at * item + FD_AHEAD, FD_PIECE * item / 64};
+    fd_ahead ahead = {x + at * item + FD_AHEAD, FD_PIECE * item / 64, 0};
     fd_fetch(&ahead);
 }
 

@@ -467,9 +467,10 @@ static _Noreturn void mismatch(const apply_call *c, const char *what) {
          c->in_place ? ", in place" : "", c->bypass ? ", around the caches" : "");
 }
 
-/* Every other call fetches its arrays ahead. */
+/* Calls fetch nothing, their arrays ahead, and what is next, in turns. */
 static int hints(int bypass) {
-    return (bypass ? FD_HINT_BYPASS : 0) | (calls % 2 ? FD_HINT_FETCH : 0);
+    static const int fetch[] = {0, FD_HINT_FETCH, FD_HINT_NEXT};
+    return (bypass ? FD_HINT_BYPASS : 0) | fetch[calls % 3];
 }
 
 static const uint64_t one[FD_DTYPES] = {0x3C00, 0x3F80, 0x3F800000, 0x3FF0000000000000};
