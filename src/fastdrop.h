@@ -1,9 +1,9 @@
 /*
  * fastdrop: dropout over arrays, the mask generated while it is applied. The one public header.
  *
- * Every kernel here is a pure function of its arguments: it keeps no state, allocates nothing and
- * may run in any number of threads at once. Which element is dropped depends only on the stream and
- * on the element's index (fd_stream.h), so that any split of the work gives the same bits.
+ * Every kernel here is a pure function of its arguments: it keeps no state but who made the processor,
+ * allocates nothing and may run in any number of threads at once. Which element is dropped depends only on
+ * the stream and on the element's index (fd_stream.h), so that any split of the work gives the same bits.
  *
  * Units: `n`, `first`, `begin` count elements, `n_bytes` bytes; probabilities never come here, only
  * drop_threshold, in units of 2^-40.

@@ -25,19 +25,12 @@ FD_TARGET_BEGIN("avx2,f16c,bmi,bmi2")
 #define FD_BYPASSES 1
 #define V_BLOCKS 8
 
-/* The compiler must not reassociate what v comes from with what it goes into. */
-#if defined(__GNUC__) || defined(__clang__)
-#define FD_COMPUTED(v) __asm__("" : "+x"(v))
-#else
-#define FD_COMPUTED(v)
-#endif
-
 typedef struct {
     __m256i a, b; /* blocks 0 to 3, 4 to 7 */
 } v_word, v_prod, v_pair;
 
-/* f of both vectors of each. */
-#define V_BOTH(f, v, ...) ((v_word){f((v).a, __VA_ARGS__), f((v).b, __VA_ARGS__)})
+/* f of both vectors, and a constant or those of another. */
+#define V_BOTH(f, v, constant) ((v_word){f((v).a, constant), f((v).b, constant)})
 #define V_EACH(f, v, w) ((v_word){f((v).a, (w).a), f((v).b, (w).b)})
 
 FD_INLINE v_word v_set1(uint32_t a) {
@@ -48,22 +41,24 @@ FD_INLINE v_word v_iota(uint32_t base) {
     const v_word block = {_mm256_setr_epi64x(0, 2, 1, 3), _mm256_setr_epi64x(4, 6, 5, 7)};
     return V_EACH(_mm256_add_epi32, v_set1(base), block);
 }
-FD_INLINE __m256i four_listed(const uint32_t *w) {
+FD_INLINE __m256i four_for_group(const uint32_t *w) {
     const __m128i four = _mm_loadu_si128((const __m128i *)w);
     return _mm256_cvtepu32_epi64(_mm_shuffle_epi32(four, _MM_SHUFFLE(3, 1, 2, 0)));
 }
-FD_INLINE v_word v_listed(const uint32_t *w) {
-    return (v_word){four_listed(w), four_listed(w + 4)};
+FD_INLINE v_word v_for_group(const uint32_t *w) {
+    return (v_word){four_for_group(w), four_for_group(w + 4)};
 }
-FD_INLINE __m256i four_words(const uint32_t *w) {
+FD_INLINE __m256i four_for_ties(const uint32_t *w) {
     return _mm256_setr_epi64x(fd_scalar(w[0]), fd_scalar(w[1]), fd_scalar(w[2]), fd_scalar(w[3]));
 }
-FD_INLINE v_word v_words(const uint32_t *w) { return (v_word){four_words(w), four_words(w + 4)}; }
+FD_INLINE v_word v_for_ties(const uint32_t *w) {
+    return (v_word){four_for_ties(w), four_for_ties(w + 4)};
+}
 FD_INLINE v_word v_xor(v_word v, v_word w) { return V_EACH(_mm256_xor_si256, v, w); }
 FD_INLINE v_word v_xor3(v_word last, v_word v, v_word w) {
     v_word vw = v_xor(v, w);
-    FD_COMPUTED(vw.a);
-    FD_COMPUTED(vw.b);
+    FD_OPAQUE("x", vw.a); /* or it would be reassociated */
+    FD_OPAQUE("x", vw.b);
     return v_xor(last, vw);
 }
 FD_INLINE v_prod v_mul(v_word v, uint32_t m) { return V_EACH(_mm256_mul_epu32, v, v_set1(m)); }

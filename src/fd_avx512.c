@@ -1,5 +1,5 @@
 /*
- * AVX-512 F, BW, DQ and VL: as fd_avx2.c with 8 blocks a group, in lanes 0, 4, 1, 5, 2, 6, 3, 7 for
+ * AVX-512 F, BW, DQ and VL: as fd_avx2.c with 8 blocks a group in one vector, in lanes 0, 4, 1, 5, 2, 6, 3, 7 for
  * the same reason; three-way xor in one instruction, masks in mask registers.
  * gcc >= 7, clang >= 6, MSVC >= 2017 15.5.
  */
@@ -27,11 +27,7 @@
 #define FD_AVX512_END FD_TARGET_END
 /* v is in a register: the compiler must not load it by the masked instruction that uses it. Such loads, when they
  * miss the caches, made 64 MiB on Zen 5 take twice as long. */
-#if defined(__GNUC__) || defined(__clang__)
-#define FD_LOADED(v) __asm__("" : "+v"(v))
-#else
-#define FD_LOADED(v)
-#endif
+#define FD_LOADED(v) FD_OPAQUE("v", v)
 #endif
 
 FD_AVX512_BEGIN
@@ -48,17 +44,17 @@ FD_INLINE v_word v_set1(uint32_t a) { return _mm512_set1_epi32((int)a); }
 FD_INLINE v_word v_iota(uint32_t base) {
     return _mm512_add_epi32(v_set1(base), _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7));
 }
-FD_INLINE v_word v_listed(const uint32_t *w) {
+FD_INLINE v_word v_for_group(const uint32_t *w) {
     const __m512i natural = _mm512_cvtepu32_epi64(_mm256_loadu_si256((const __m256i *)w));
     return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), natural);
 }
-FD_INLINE v_word v_words(const uint32_t *w) {
+FD_INLINE v_word v_for_ties(const uint32_t *w) {
     return _mm512_setr_epi64(fd_scalar(w[0]), fd_scalar(w[1]), fd_scalar(w[2]), fd_scalar(w[3]),
                              fd_scalar(w[4]), fd_scalar(w[5]), fd_scalar(w[6]), fd_scalar(w[7]));
 }
 FD_INLINE v_word v_xor(v_word a, v_word b) { return _mm512_xor_si512(a, b); }
-FD_INLINE v_word v_xor3(v_word a, v_word b, v_word c) {
-    return _mm512_ternarylogic_epi32(a, b, c, 0x96);
+FD_INLINE v_word v_xor3(v_word last, v_word v, v_word w) {
+    return _mm512_ternarylogic_epi32(last, v, w, 0x96);
 }
 FD_INLINE v_prod v_mul(v_word a, uint32_t m) { return _mm512_mul_epu32(a, v_set1(m)); }
 /* A shuffle, for shifts share their ports with the products. */

@@ -20,10 +20,10 @@ typedef uint64_t v_prod, v_pair;
 
 FD_INLINE v_word v_set1(uint32_t a) { return a; }
 FD_INLINE v_word v_iota(uint32_t base) { return base; }
-FD_INLINE v_word v_listed(const uint32_t *w) { return *w; }
-FD_INLINE v_word v_words(const uint32_t *w) { return *w; }
+FD_INLINE v_word v_for_group(const uint32_t *w) { return *w; }
+FD_INLINE v_word v_for_ties(const uint32_t *w) { return *w; }
 FD_INLINE v_word v_xor(v_word a, v_word b) { return a ^ b; }
-FD_INLINE v_word v_xor3(v_word a, v_word b, v_word c) { return a ^ b ^ c; }
+FD_INLINE v_word v_xor3(v_word last, v_word v, v_word w) { return last ^ (v ^ w); }
 FD_INLINE v_prod v_mul(v_word a, uint32_t m) { return (uint64_t)a * m; }
 FD_INLINE v_word v_hi(v_prod p) { return (uint32_t)(p >> 32); }
 FD_INLINE v_word v_lo(v_prod p) { return (uint32_t)p; }

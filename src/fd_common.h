@@ -80,12 +80,17 @@ FD_INLINE unsigned fd_ctz64(uint64_t w) {
 #endif
 }
 
+/* The compiler must not look through v, which is in a register of a kind, to what it comes from. */
+#if defined(__GNUC__) || defined(__clang__)
+#define FD_OPAQUE(kind, v) __asm__("" : "+" kind(v))
+#else
+#define FD_OPAQUE(kind, v)
+#endif
+
 /* v, in a register of its own: the compiler must not read it with its neighbours as one vector. Such a load of what
  * was stored piece by piece just now waits until all stores before are in the cache. */
 FD_INLINE uint32_t fd_scalar(uint32_t v) {
-#if defined(__GNUC__) || defined(__clang__)
-    __asm__("" : "+r"(v));
-#endif
+    FD_OPAQUE("r", v);
     return v;
 }
 

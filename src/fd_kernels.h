@@ -10,7 +10,7 @@
 #include "fd_stream.h"
 
 /*
- * How a call treats memory, a set of
+ * How a call treats memory, a set of these, of the last two at most one:
  *
  *   FD_HINT_BYPASS   no cache will hold y afterwards, so it is written around them
  *   FD_HINT_FETCH    x and what is read beside it come from afar: they are fetched while bits are made, or
@@ -24,8 +24,8 @@ enum { FD_HINTS_TO_FETCH = FD_HINT_FETCH | FD_HINT_NEXT };
  * one core complex or desktop part has, and what CPUID says under a hypervisor cannot be trusted. */
 enum { FD_BYPASS_FROM = 16 << 20 };
 
-/* Bytes between what is read and what is fetched meanwhile. 8192 did as well on Intel, 1024 and 16384
- * worse on Zen 3. */
+/* Bytes between what is applied next and what is fetched meanwhile, from afar. 8192 did as well on Intel, 1024 and
+ * 16384 worse on Zen 3. */
 enum { FD_AHEAD = 4096 };
 FD_INLINE size_t fd_distance(int hints) { return hints & FD_HINT_NEXT ? 0 : FD_AHEAD; }
 
@@ -66,7 +66,7 @@ typedef void fd_gather_fn(uint64_t *strip, const struct fd_runs *runs, struct fd
                           size_t item);
 
 /* The 128 bits of each of 16 blocks under a tag, from block number `block`, a multiple of 16, on: 32
- * words, bit j of word w being bit 64w + j of them all. */
+ * words, bit j of word w being bit 64w + j of them all. The schedule can make no keep bits then. */
 typedef void fd_words_fn(uint64_t *words, struct fd_schedule *schedule, unsigned tag,
                          uint64_t block);
 

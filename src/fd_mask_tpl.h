@@ -5,7 +5,7 @@
  *   V_BLOCKS             blocks in a group, one a lane
  *   v_word               one 32-bit word of each block; bits above the word are ignored
  *   v_set1, v_iota       a scalar in every lane; base + lane number
- *   v_listed             V_BLOCKS words from memory, in the order of v_iota
+ *   v_for_group          V_BLOCKS words from memory, in the order of v_iota
  *   v_xor, v_xor3        exclusive or of two, of three, the first of which is known last
  *   v_mul                the v_prod of a word and a scalar: 32 x 32 -> 64 bits
  *   v_hi, v_lo           their high and low words
@@ -16,11 +16,14 @@
  *                        (c1, c0) and (c3, c2)
  *   fence                makes stores around the caches visible
  *   v_nonzero(words)     bit j: word j of the tile's FD_TILE_WORDS is not zero
+ *
+ * and over these, in whose lanes blocks are in the order of memory, so that v_put is not for them:
+ *
  *   v_ties               V_BLOCKS elements of a tile, 16 bits each
  *   v_ties_of, v_put_ties  one element in all places; to memory
  *   v_push(ties, e)      e before all but the last
  *   v_quarters(ties, b)  the v_word b + e / 4 of each
- *   v_words              V_BLOCKS words from memory, in the order of ties
+ *   v_for_ties           V_BLOCKS words from memory, read one by one (see fd_scalar)
  *   v_put_tails(dst, ties, p01, p23)  word e mod 4 of each one's block
  *
  * A group of V_BLOCKS blocks is worked plane by plane, least significant first. With u the bit of a
@@ -120,7 +123,7 @@ FD_INLINE void fd_group_of_tile(uint64_t *keep, fd_tile *tile, const fd_schedule
                                 fd_ahead *ahead) {
     const unsigned first = group * V_BLOCKS, word = group * FD_GROUP_WORDS;
     const v_word c0 =
-        tile->in_order ? v_iota(tile->block[0] + first) : v_listed(tile->block + first);
+        tile->in_order ? v_iota(tile->block[0] + first) : v_for_group(tile->block + first);
     fd_group_bits(keep + word, tile->tied + word, s, c0, ahead);
 }
 
@@ -170,7 +173,7 @@ FD_INLINE void fd_settle(uint64_t *keep, const fd_tile *tile, const fd_schedule 
         FD_UNROLL
         for (unsigned lane = 0; lane < V_BLOCKS; lane++)
             blocks[lane] = 32 * tile->block[e[lane] / FD_BLOCK] + e[lane] % FD_BLOCK / 4;
-        block = v_words(blocks);
+        block = v_for_ties(blocks);
     }
     fd_group_begin(&g, s, block);
     fd_group_tag(&p01, &p23, &g, s, FD_TAG_TAIL);

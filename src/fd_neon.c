@@ -27,10 +27,14 @@ FD_INLINE v_word v_iota(uint32_t base) {
     static const uint32_t lane[4] = {0, 1, 2, 3};
     return vaddq_u32(v_set1(base), vld1q_u32(lane));
 }
-FD_INLINE v_word v_listed(const uint32_t *w) { return vld1q_u32(w); }
-FD_INLINE v_word v_words(const uint32_t *w) { return vld1q_u32(w); }
+FD_INLINE v_word v_for_group(const uint32_t *w) { return vld1q_u32(w); }
+FD_INLINE v_word v_for_ties(const uint32_t *w) { return vld1q_u32(w); }
 FD_INLINE v_word v_xor(v_word a, v_word b) { return veorq_u32(a, b); }
-FD_INLINE v_word v_xor3(v_word a, v_word b, v_word c) { return veorq_u32(veorq_u32(a, b), c); }
+FD_INLINE v_word v_xor3(v_word last, v_word v, v_word w) {
+    v_word vw = veorq_u32(v, w);
+    FD_OPAQUE("w", vw); /* or it would be reassociated */
+    return veorq_u32(last, vw);
+}
 FD_INLINE v_prod v_mul(v_word a, uint32_t m) {
     return (v_prod){vreinterpretq_u32_u64(vmull_u32(vget_low_u32(a), vdup_n_u32(m))),
                     vreinterpretq_u32_u64(vmull_high_u32(a, vdupq_n_u32(m)))};

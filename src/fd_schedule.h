@@ -14,7 +14,7 @@
 typedef struct fd_ahead {
     const char *at;
     unsigned lines; /* of 64 bytes, a plane; 0: none */
-    int first;      /* into the first-level cache, not the second */
+    int to_l1;      /* not to the second-level cache */
 } fd_ahead;
 
 /*
@@ -34,7 +34,7 @@ typedef struct fd_ahead {
 typedef struct fd_schedule {
     uint32_t k0[FD_PHILOX_ROUNDS], k1[FD_PHILOX_ROUNDS]; /* round keys */
     uint32_t c2, c3;                                     /* the position */
-    uint32_t region; /* b div 2^27 that enter2, enter3 are for */
+    uint32_t region; /* b div 2^27 that enter2, enter3 are for; see fd_words_fn */
     uint32_t round1_c1;
     uint32_t enter2[FD_TAGS], enter3[FD_TAGS]; /* by tag */
     uint64_t drop_threshold;
@@ -56,7 +56,6 @@ FD_INLINE void fd_schedule_tag(fd_schedule *s, unsigned tag, uint32_t block_high
 FD_INLINE void fd_schedule_region(fd_schedule *s, uint32_t region) {
     s->region = region;
     for (int tag = 0; tag <= s->last_plane; tag++) fd_schedule_tag(s, (unsigned)tag, region >> 5);
-    /* block b of the planes has the elements of blocks 32b .. 32b+31 of the tails */
     if (s->tails) fd_schedule_tag(s, FD_TAG_TAIL, region);
 }
 
@@ -85,7 +84,7 @@ FD_INLINE unsigned fd_lines_a_plane(const fd_schedule *s, size_t n_bytes) {
 /* The next lines. */
 FD_INLINE void fd_fetch(fd_ahead *ahead) {
     const size_t n_bytes = 64 * (size_t)ahead->lines;
-    if (ahead->first)
+    if (ahead->to_l1)
         for (size_t at = 0; at < n_bytes; at += 64) FD_PREFETCH_FIRST(ahead->at + at);
     else
         for (size_t at = 0; at < n_bytes; at += 64) FD_PREFETCH(ahead->at + at);

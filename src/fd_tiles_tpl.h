@@ -46,7 +46,7 @@ FD_INLINE void FD_CAT(fd_tiles, FD_ISA)(const void *call, fd_steps_fn *steps,
     if (s.last_plane < 0) fd_fill_keep(strip, &s);
     if (hints & FD_HINTS_TO_FETCH) {
         s.ahead.lines = fd_lines_a_plane(&s, FD_GROUP * arrays->x_item);
-        s.ahead.first = hints & FD_HINT_NEXT;
+        s.ahead.to_l1 = hints & FD_HINT_NEXT;
     }
     uint64_t done = lo; /* elements before it are applied */
     for (uint64_t t = 0; done < end; t++) {

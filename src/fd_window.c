@@ -17,9 +17,9 @@ enum {
 
 #define REGION (1ull << 27) /* blocks; see fd_tile */
 
-/* Bytes of x from which it is fetched ahead: where bits take long, beyond the second-level cache (10 to 35 % less time
- * from there on); where there are no tails, and often few planes, beyond the last level (2 to 25 %; between the two
- * 3 % more). */
+/* Bytes of x from which it is fetched ahead: where bits take long, beyond the second-level cache (10 to 35 %
+ * less time from there on); where there are no tails, and often few planes, beyond the last level (2 to 25 %;
+ * between the two 3 % more). */
 enum { FETCH_FROM = 2 << 20, FETCH_WITHOUT_TAILS_FROM = 64 << 20 };
 
 /* On AMD, as measured on Zen 4: planes from which x is fetched ahead (what the processor fetches by itself takes 8 to
@@ -203,7 +203,7 @@ static void apply(const fd_kernels *k, fd_dtype dtype, const fd_window *w, char 
     }
     fd_schedule schedule;
     fd_schedule_init(&schedule, stream);
-    schedule.ahead.first = hints & FD_HINT_NEXT;
+    schedule.ahead.to_l1 = hints & FD_HINT_NEXT;
     const size_t fetched = x && hints & FD_HINTS_TO_FETCH ? item : 0;
     strip s;
     s.begin = s.end = (unsigned)((uintptr_t)y % 64 / item); /* where y is aligned, words begin */

@@ -258,6 +258,7 @@ static const uint64_t starts[] = {
     127,
     2047,
     (1ull << 32) - 1,
+    (3ull << 34) - 1000, /* where the block number outgrows a region */
     (1ull << 39) - 1000, /* where the block number outgrows a word */
     1ull << 40,
     1ull << 57,
@@ -467,10 +468,10 @@ static _Noreturn void mismatch(const apply_call *c, const char *what) {
          c->in_place ? ", in place" : "", c->bypass ? ", around the caches" : "");
 }
 
-/* Calls fetch nothing, their arrays ahead, and what is next, in turns. */
+/* Calls fetch nothing, their arrays ahead, or what is next: at random, for calls come in threes and fours. */
 static int hints(int bypass) {
     static const int fetch[] = {0, FD_HINT_FETCH, FD_HINT_NEXT};
-    return (bypass ? FD_HINT_BYPASS : 0) | fetch[calls % 3];
+    return (bypass ? FD_HINT_BYPASS : 0) | fetch[random_below(3)];
 }
 
 static const uint64_t one[FD_DTYPES] = {0x3C00, 0x3F80, 0x3F800000, 0x3FF0000000000000};
