@@ -15,7 +15,7 @@
  *   FD_HINT_BYPASS   no cache will hold y afterwards, so it is written around them
  *   FD_HINT_FETCH    x and what is read beside it come from afar: they are fetched while bits are made, or
  *                    where those take little time piece by piece
- *   FD_HINT_NEXT     x comes from a cache: what is applied after a group's bits is fetched while they are made
+ *   FD_HINT_NEXT     what is applied after a group's bits is fetched while they are made, from a cache at best
  */
 enum { FD_HINT_BYPASS = 1, FD_HINT_FETCH = 2, FD_HINT_NEXT = 4 };
 enum { FD_HINTS_TO_FETCH = FD_HINT_FETCH | FD_HINT_NEXT };
