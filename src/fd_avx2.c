@@ -1,8 +1,8 @@
 /*
- * AVX2, F16C, BMI1 and BMI2: 8 blocks a group, in two vectors, for one would have the processor wait: a round takes
- * as long as several products side by side. Each word is in the low half of a 64-bit lane, for that is where
- * vpmuludq reads it: the low product needs no work and its garbage above is harmless. Blocks stand in the lanes as
- * 0, 2, 1, 3, so that unpacklo/unpackhi put them out in order. gcc >= 5, clang >= 3.9, MSVC >= 2017.
+ * AVX2, F16C, BMI1 and BMI2: 8 blocks a group, in two vectors: while a round of one waits for the round before, those
+ * of the other go on. Each word is in the low half of a 64-bit lane, for that is where vpmuludq reads it: the low
+ * product needs no work and its garbage above is harmless. Blocks stand in the lanes as 0, 2, 1, 3, so that
+ * unpacklo/unpackhi put them out in order. gcc >= 5, clang >= 3.9, MSVC >= 2017.
  */
 #include "fd_bits.h"
 #include "fd_kernels.h"

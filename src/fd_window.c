@@ -17,9 +17,9 @@ enum {
 
 #define REGION (1ull << 27) /* blocks; see fd_tile */
 
-/* Bytes of x from which it is fetched ahead: where bits take long, beyond the second-level cache (10 to 35 %
- * less time from there on); where there are no tails, and often few planes, beyond the last level (2 to 25 %;
- * between the two 3 % more). */
+/* Bytes of x from which it is fetched ahead, as measured on Intel: where bits take long, beyond the second-level
+ * cache (10 to 35 % less time from there on); where there are no tails, and often few planes, beyond the last
+ * level (2 to 25 %; between the two 3 % more). */
 enum { FETCH_FROM = 2 << 20, FETCH_WITHOUT_TAILS_FROM = 64 << 20 };
 
 /* On AMD, as measured on Zen 4: planes and bytes of x from which it is fetched ahead (what the processor fetches by

@@ -83,17 +83,8 @@ static inline __m512i emu_cvtepu16_epi32(__m256i a) {
 #define _mm512_cvtepu16_epi32 emu_cvtepu16_epi32
 #endif
 
-static inline __m512i emu_cvtepu16_epi64(__m128i a) {
-    uint16_t from[8];
-    uint64_t to[8];
-    __m512i r;
-    memcpy(from, &a, sizeof from);
-    for (int i = 0; i < 8; i++) to[i] = from[i];
-    memcpy(&r, to, sizeof r);
-    return r;
-}
 #ifndef _mm512_cvtepu16_epi64
-#define _mm512_cvtepu16_epi64 emu_cvtepu16_epi64
+#define _mm512_cvtepu16_epi64(a) _mm512_cvtepu32_epi64(_mm256_cvtepu16_epi32(a))
 #endif
 
 static inline __m256i emu_cvtepi32_epi16(__m512i a) {
