@@ -24,6 +24,7 @@ FD_TARGET_BEGIN("avx2,f16c,bmi,bmi2")
 #define FD_STEP 32
 #define FD_BYPASSES 1
 #define V_BLOCKS 8
+#define V_PLANES 1
 
 typedef struct {
     __m256i a, b; /* blocks 0 to 3, 4 to 7 */
@@ -65,8 +66,8 @@ FD_INLINE v_prod v_mul(v_word v, uint32_t m) { return V_EACH(_mm256_mul_epu32, v
 /* A shuffle, for shifts share their ports with the products. */
 FD_INLINE v_word v_hi(v_prod p) { return V_BOTH(_mm256_shuffle_epi32, p, _MM_SHUFFLE(3, 3, 1, 1)); }
 FD_INLINE v_word v_lo(v_prod p) { return p; }
-FD_INLINE v_pair v_pair_of(v_prod p, v_word v) {
-    return v_xor(p, V_BOTH(_mm256_slli_epi64, v, 32));
+FD_INLINE v_pair v_pair_of(v_prod p, v_prod before, uint32_t k) {
+    return v_xor(p, V_BOTH(_mm256_slli_epi64, v_xor(before, v_set1(k)), 32));
 }
 FD_INLINE v_pair v_and(v_pair v, v_pair w) { return V_EACH(_mm256_and_si256, v, w); }
 FD_INLINE v_pair v_or(v_pair v, v_pair w) { return V_EACH(_mm256_or_si256, v, w); }

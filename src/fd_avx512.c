@@ -37,6 +37,7 @@ FD_AVX512_BEGIN
 #define FD_STEP 64
 #define FD_BYPASSES 1
 #define V_BLOCKS 8
+#define V_PLANES 2
 
 typedef __m512i v_word, v_prod, v_pair;
 
@@ -57,12 +58,15 @@ FD_INLINE v_word v_xor3(v_word last, v_word v, v_word w) {
     return _mm512_ternarylogic_epi32(last, v, w, 0x96);
 }
 FD_INLINE v_prod v_mul(v_word a, uint32_t m) { return _mm512_mul_epu32(a, v_set1(m)); }
-/* A shuffle, for shifts share their ports with the products. */
+/* Both words in the other's place, for v_pair_of. A shuffle, for shifts share their ports with the products. */
 FD_INLINE v_word v_hi(v_prod p) {
-    return _mm512_shuffle_epi32(p, (_MM_PERM_ENUM)_MM_SHUFFLE(3, 3, 1, 1));
+    return _mm512_shuffle_epi32(p, (_MM_PERM_ENUM)_MM_SHUFFLE(2, 3, 0, 1));
 }
 FD_INLINE v_word v_lo(v_prod p) { return p; }
-FD_INLINE v_pair v_pair_of(v_prod p, v_word a) { return v_xor(p, _mm512_slli_epi64(a, 32)); }
+FD_INLINE v_pair v_pair_of(v_prod p, v_prod before, uint32_t k) {
+    const __mmask16 high = 0xAAAA;
+    return _mm512_mask_ternarylogic_epi32(p, high, v_hi(before), v_set1(k), 0x96);
+}
 FD_INLINE v_pair v_and(v_pair a, v_pair b) { return _mm512_and_si512(a, b); }
 FD_INLINE v_pair v_or(v_pair a, v_pair b) { return _mm512_or_si512(a, b); }
 FD_INLINE v_pair v_andnot(v_pair a, v_pair b) { return _mm512_andnot_si512(a, b); }

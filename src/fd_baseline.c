@@ -10,6 +10,7 @@
 #define FD_STEP 32
 #define FD_BYPASSES 0 /* no portable store goes around the caches */
 #define V_BLOCKS 1
+#define V_PLANES 1
 
 /* a vector is one element: by 16 the code is twice as long, and no faster */
 #undef FD_UNROLL
@@ -27,7 +28,7 @@ FD_INLINE v_word v_xor3(v_word last, v_word v, v_word w) { return last ^ (v ^ w)
 FD_INLINE v_prod v_mul(v_word a, uint32_t m) { return (uint64_t)a * m; }
 FD_INLINE v_word v_hi(v_prod p) { return (uint32_t)(p >> 32); }
 FD_INLINE v_word v_lo(v_prod p) { return (uint32_t)p; }
-FD_INLINE v_pair v_pair_of(v_prod p, v_word a) { return p ^ (uint64_t)a << 32; }
+FD_INLINE v_pair v_pair_of(v_prod p, v_prod before, uint32_t k) { return p ^ (before ^ k) << 32; }
 FD_INLINE v_pair v_and(v_pair a, v_pair b) { return a & b; }
 FD_INLINE v_pair v_or(v_pair a, v_pair b) { return a | b; }
 FD_INLINE v_pair v_andnot(v_pair a, v_pair b) { return ~a & b; }

@@ -3,13 +3,15 @@
  * primitives of the including file:
  *
  *   V_BLOCKS             blocks in a group, one a lane
+ *   V_PLANES             planes of a group that are worked side by side, 1 or 2
  *   v_word               one 32-bit word of each block; bits above the word are ignored
  *   v_set1, v_iota       a scalar in every lane; base + lane number
  *   v_for_group          V_BLOCKS words from memory, in the order of v_iota
  *   v_xor, v_xor3        exclusive or of two, of three, the first of which is known last
  *   v_mul                the v_prod of a word and a scalar: 32 x 32 -> 64 bits
  *   v_hi, v_lo           their high and low words
- *   v_pair, v_pair_of    v_pair_of(prod, a): the words (low, high ^ a) of each lane, densely
+ *   v_pair, v_pair_of    v_pair_of(prod, before, k): the words (low of prod, high ^ low of before ^ k) of
+ *                        each lane, densely
  *   v_and v_or v_andnot  on v_pair; v_andnot(a, b) is ~a & b
  *   v_ones               a v_pair of ones
  *   v_put(dst, p01, p23) 2 * V_BLOCKS 64-bit words of bits in stream order, from the pairs
@@ -43,7 +45,7 @@
 typedef struct {
     v_word round2_c2; /* c3 ^ k1 of round 2: lacks enter2 */
     v_word round3_c0; /* c1 ^ k0 of round 3: lacks high(M1 c2) */
-    v_word round3_c2; /* high(M0 c0) of round 3: lacks enter3 ^ k1 */
+    v_word round3_c2; /* high(M0 c0) of round 3: lacks enter3 */
     v_word round4_c2; /* c3 ^ k1 of round 4: lacks high(M0 c0) */
 } fd_group;
 
@@ -60,62 +62,107 @@ FD_INLINE void fd_group_begin(fd_group *g, const fd_schedule *s, v_word c0) {
     g->round4_c2 = v_xor(v_lo(p0), v_set1(s->k1[3]));
 }
 
-/* The blocks' 128 bits under one tag, as the pairs (c1, c0) and (c3, c2). */
-FD_INLINE void fd_group_tag(v_pair *p01, v_pair *p23, const fd_group *g, const fd_schedule *s,
-                            int tag) {
-    v_prod p0, p1;
-    p1 = v_mul(v_xor(g->round2_c2, v_set1(s->enter2[tag])), FD_PHILOX_M1);
-    v_word c0 = v_xor(v_hi(p1), g->round3_c0);
-    v_word c1 = v_lo(p1);
-    v_word c2 = v_xor(g->round3_c2, v_set1(s->enter3[tag] ^ s->k1[2]));
-    p0 = v_mul(c0, FD_PHILOX_M0);
-    p1 = v_mul(c2, FD_PHILOX_M1);
-    c0 = v_xor3(v_hi(p1), c1, v_set1(s->k0[3]));
-    c2 = v_xor(v_hi(p0), g->round4_c2);
+/*
+ * The blocks' 128 bits under each of n tags, from `tag` down, as the pairs (c1, c0) and (c3, c2). Rounds of all
+ * stand side by side: while one tag's waits for the round before, the other's goes on.
+ */
+FD_INLINE void fd_group_tags(v_pair *p01, v_pair *p23, const fd_group *g, const fd_schedule *s,
+                             int tag, int n) {
+    v_prod p0[V_PLANES], p1[V_PLANES];
+    v_word c0[V_PLANES], c1[V_PLANES], c2[V_PLANES], c3[V_PLANES];
+    FD_UNROLL
+    for (int i = 0; i < n; i++) {
+        p1[i] = v_mul(v_xor(g->round2_c2, v_set1(s->enter2[tag - i])), FD_PHILOX_M1);
+        c0[i] = v_xor(v_hi(p1[i]), g->round3_c0);
+        c1[i] = v_lo(p1[i]);
+        c2[i] = v_xor(g->round3_c2, v_set1(s->enter3[tag - i]));
+        p0[i] = v_mul(c0[i], FD_PHILOX_M0);
+        p1[i] = v_mul(c2[i], FD_PHILOX_M1);
+        c0[i] = v_xor3(v_hi(p1[i]), c1[i], v_set1(s->k0[3]));
+        c2[i] = v_xor(v_hi(p0[i]), g->round4_c2);
+    }
     FD_UNROLL
     for (int round = 4; round < FD_PHILOX_ROUNDS - 1; round++) {
-        c1 = v_lo(p1);
-        v_word c3 = v_lo(p0);
-        p0 = v_mul(c0, FD_PHILOX_M0);
-        p1 = v_mul(c2, FD_PHILOX_M1);
-        c0 = v_xor3(v_hi(p1), c1, v_set1(s->k0[round]));
-        c2 = v_xor3(v_hi(p0), c3, v_set1(s->k1[round]));
+        FD_UNROLL
+        for (int i = 0; i < n; i++) {
+            c1[i] = v_lo(p1[i]);
+            c3[i] = v_lo(p0[i]);
+            p0[i] = v_mul(c0[i], FD_PHILOX_M0);
+            p1[i] = v_mul(c2[i], FD_PHILOX_M1);
+            c0[i] = v_xor3(v_hi(p1[i]), c1[i], v_set1(s->k0[round]));
+            c2[i] = v_xor3(v_hi(p0[i]), c3[i], v_set1(s->k1[round]));
+        }
     }
-    c1 = v_xor(v_lo(p1), v_set1(s->k0[FD_PHILOX_ROUNDS - 1]));
-    v_word c3 = v_xor(v_lo(p0), v_set1(s->k1[FD_PHILOX_ROUNDS - 1]));
-    *p01 = v_pair_of(v_mul(c2, FD_PHILOX_M1), c1);
-    *p23 = v_pair_of(v_mul(c0, FD_PHILOX_M0), c3);
+    FD_UNROLL
+    for (int i = 0; i < n; i++) {
+        p01[i] = v_pair_of(v_mul(c2[i], FD_PHILOX_M1), p1[i], s->k0[FD_PHILOX_ROUNDS - 1]);
+        p23[i] = v_pair_of(v_mul(c0[i], FD_PHILOX_M0), p0[i], s->k1[FD_PHILOX_ROUNDS - 1]);
+    }
+}
+
+/* What the planes so far have decided of a group: keep bits, ties counted as dropped, and the ties themselves. */
+typedef struct {
+    v_pair keep01, keep23, tied01, tied23;
+} fd_decided;
+
+/* What V_PLANES more planes decide, whose bits are u; bit i of d, which is a constant, is D's bit of the i-th. */
+FD_INLINE void fd_group_decide(fd_decided *k, const v_pair *u01, const v_pair *u23, unsigned d) {
+    FD_UNROLL
+    for (int i = 0; i < V_PLANES; i++) {
+        if (d >> i & 1) {
+            k->keep01 = v_and(k->keep01, u01[i]), k->keep23 = v_and(k->keep23, u23[i]);
+            k->tied01 = v_and(k->tied01, u01[i]), k->tied23 = v_and(k->tied23, u23[i]);
+        } else {
+            k->keep01 = v_or(k->keep01, u01[i]), k->keep23 = v_or(k->keep23, u23[i]);
+            k->tied01 = v_andnot(u01[i], k->tied01), k->tied23 = v_andnot(u23[i], k->tied23);
+        }
+    }
 }
 
 /* Keep bits of one group, ties counted as dropped, and the ties themselves; what lies ahead is fetched. */
 FD_INLINE void fd_group_bits(uint64_t *keep, uint64_t *tied, const fd_schedule *s, v_word c0,
                              fd_ahead *ahead) {
     fd_group g;
-    v_pair u01, u23, keep01, keep23, tied01, tied23;
-    if (ahead) fd_fetch(ahead);
+    fd_decided k;
+    v_pair u01[V_PLANES], u23[V_PLANES];
+    int plane = s->last_plane;
     fd_group_begin(&g, s, c0);
-    fd_group_tag(&keep01, &keep23, &g, s, s->last_plane);
-    tied01 = keep01, tied23 = keep23;
-    if (!fd_schedule_bit(s, s->last_plane)) { /* only where tails follow: else D's last bit is 1 */
-        tied01 = v_andnot(tied01, v_ones());
-        tied23 = v_andnot(tied23, v_ones());
-    } else if (s->tails) {
-        keep01 = v_andnot(v_ones(), keep01);
-        keep23 = v_andnot(v_ones(), keep23);
-    }
-    for (int plane = s->last_plane - 1; plane >= 0; plane--) {
-        fd_group_tag(&u01, &u23, &g, s, plane);
+    if ((plane + 1) % V_PLANES == 0 && V_PLANES > 1) { /* in pairs from the start */
+        k.keep01 = k.keep23 = s->tails ? v_andnot(v_ones(), v_ones()) : v_ones();
+        k.tied01 = k.tied23 = v_ones();
+    } else { /* the last plane by itself */
+        fd_group_tags(&k.keep01, &k.keep23, &g, s, plane, 1);
         if (ahead) fd_fetch(ahead);
-        if (fd_schedule_bit(s, plane)) {
-            keep01 = v_and(keep01, u01), keep23 = v_and(keep23, u23);
-            tied01 = v_and(tied01, u01), tied23 = v_and(tied23, u23);
-        } else {
-            keep01 = v_or(keep01, u01), keep23 = v_or(keep23, u23);
-            tied01 = v_andnot(u01, tied01), tied23 = v_andnot(u23, tied23);
+        k.tied01 = k.keep01, k.tied23 = k.keep23;
+        if (!fd_schedule_bit(s, plane)) { /* only where tails follow: else D's last bit is 1 */
+            k.tied01 = v_andnot(k.tied01, v_ones());
+            k.tied23 = v_andnot(k.tied23, v_ones());
+        } else if (s->tails) {
+            k.keep01 = v_andnot(v_ones(), k.keep01);
+            k.keep23 = v_andnot(v_ones(), k.keep23);
+        }
+        plane--;
+    }
+    for (; plane >= 0; plane -= V_PLANES) {
+        fd_group_tags(u01, u23, &g, s, plane, V_PLANES);
+        for (int i = 0; ahead && i < V_PLANES; i++) fd_fetch(ahead);
+        switch (s->drop_threshold >> (39 - plane) & ((1 << V_PLANES) - 1)) {
+            case 0:
+                fd_group_decide(&k, u01, u23, 0);
+                break;
+            case 1:
+                fd_group_decide(&k, u01, u23, 1);
+                break;
+            case 2:
+                fd_group_decide(&k, u01, u23, 2);
+                break;
+            case 3:
+                fd_group_decide(&k, u01, u23, 3);
+                break;
         }
     }
-    v_put(keep, keep01, keep23);
-    if (s->tails) v_put(tied, tied01, tied23);
+    v_put(keep, k.keep01, k.keep23);
+    if (s->tails) v_put(tied, k.tied01, k.tied23);
 }
 
 /* Group number `group` of a tile, into its place in the tile's keep and tied words. */
@@ -146,7 +193,7 @@ FD_INLINE void fd_tag_words(uint64_t *words, fd_schedule *s, unsigned tag, uint6
         fd_group g;
         v_pair p01, p23;
         fd_group_begin(&g, s, v_iota((uint32_t)block + group));
-        fd_group_tag(&p01, &p23, &g, s, (int)tag);
+        fd_group_tags(&p01, &p23, &g, s, (int)tag, 1);
         v_put(words + 2 * group, p01, p23);
     }
 }
@@ -176,7 +223,7 @@ FD_INLINE void fd_settle(uint64_t *keep, const fd_tile *tile, const fd_schedule 
         block = v_for_ties(blocks);
     }
     fd_group_begin(&g, s, block);
-    fd_group_tag(&p01, &p23, &g, s, FD_TAG_TAIL);
+    fd_group_tags(&p01, &p23, &g, s, FD_TAG_TAIL, 1);
     v_put_tails(tail, ties, p01, p23);
     FD_UNROLL
     for (unsigned lane = 0; lane < V_BLOCKS; lane++)

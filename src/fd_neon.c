@@ -13,6 +13,7 @@
 #define FD_STEP 32
 #define FD_BYPASSES 0 /* no portable store goes around the caches */
 #define V_BLOCKS 4
+#define V_PLANES 1
 
 typedef uint32x4_t v_word;
 typedef struct {
@@ -41,7 +42,9 @@ FD_INLINE v_prod v_mul(v_word a, uint32_t m) {
 }
 FD_INLINE v_word v_hi(v_prod p) { return vuzp2q_u32(p.lanes01, p.lanes23); }
 FD_INLINE v_word v_lo(v_prod p) { return vuzp1q_u32(p.lanes01, p.lanes23); }
-FD_INLINE v_pair v_pair_of(v_prod p, v_word a) { return (v_pair){v_lo(p), v_xor(v_hi(p), a)}; }
+FD_INLINE v_pair v_pair_of(v_prod p, v_prod before, uint32_t k) {
+    return (v_pair){v_lo(p), v_xor3(v_hi(p), v_lo(before), v_set1(k))};
+}
 FD_INLINE v_pair v_and(v_pair a, v_pair b) {
     return (v_pair){vandq_u32(a.low, b.low), vandq_u32(a.high, b.high)};
 }

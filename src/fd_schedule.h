@@ -25,7 +25,8 @@ typedef struct fd_ahead {
  *             c1 = low(M1 c2)               one scalar
  *             c2, c3                        vectors, the same for every tag
  *   round 2   M0 c0                         one scalar product a tag: its high word enters c2
- *                                           (enter2), its low word is c3 (enter3)
+ *                                           (enter2), its low word is c3, which enters c2 of
+ *                                           round 3 with that round's key (enter3)
  *             c0, c1                        vectors, the same for every tag
  *   round 3   M0 c0                         one vector product, the same for every tag
  *
@@ -49,7 +50,7 @@ FD_INLINE void fd_schedule_tag(fd_schedule *s, unsigned tag, uint32_t block_high
     const uint32_t c0 = (uint32_t)(p1 >> 32) ^ ((uint32_t)tag << 24 | block_high) ^ s->k0[0];
     const uint64_t p0 = (uint64_t)FD_PHILOX_M0 * c0;
     s->enter2[tag] = (uint32_t)(p0 >> 32);
-    s->enter3[tag] = (uint32_t)p0;
+    s->enter3[tag] = (uint32_t)p0 ^ s->k1[2];
 }
 
 /* Those of all planes, and of the tails, for blocks of one region. */
