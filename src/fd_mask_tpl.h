@@ -28,8 +28,8 @@
  *   v_for_ties           V_BLOCKS words from memory, read one by one (see fd_scalar)
  *   v_put_tails(dst, ties, p01, p23)  word e mod 4 of each one's block
  *
- * A group of V_BLOCKS blocks is worked plane by plane, least significant first. With u the bit of a
- * plane and d the same bit of D, keep = (U >= D) obeys
+ * A group of V_BLOCKS blocks is worked plane by plane, V_PLANES at a time, least significant first. With u the bit of
+ * a plane and d the same bit of D, keep = (U >= D) obeys
  *
  *     keep = d ? keep & u : keep | u       from the less significant planes on
  *
