@@ -22,24 +22,34 @@ enum {
  * level (2 to 25 %; between the two 3 % more). */
 enum { FETCH_FROM = 2 << 20, FETCH_WITHOUT_TAILS_FROM = 64 << 20 };
 
-/* On AMD, as measured on Zen 4: planes and bytes of x from which it is fetched ahead (what the processor fetches by
- * itself takes 10 to 35 % less time at one plane, as much at two and three, 10 to 25 % more from four on); planes and
- * bytes from which, up to there, what is applied next is fetched from the caches (2 to 25 % less time out of place; at
- * one plane 3 to 5 % less with AVX2, 6 % more with AVX-512). */
-enum { AMD_FETCH_FROM_PLANES = 3, AMD_FETCH_FROM = 64 << 20 };
+/* On AMD, as measured on Zen 4: bytes of x from which it is fetched ahead, and planes and bytes from which, up to
+ * there, what is applied next is fetched from the caches (2 to 25 % less time out of place; at one plane 3 to 5 % less
+ * with AVX2, 6 % more with AVX-512). */
+enum { AMD_FETCH_FROM = 64 << 20 };
 enum { AMD_NEXT_FROM_PLANES = 2, AMD_NEXT_FROM = 16 << 10 };
 
-static int hint_to_fetch(uint64_t n_bytes, uint64_t drop_threshold) {
+/* Whether AMD's processors leave room for fetches from afar: a plane may ask for the 16 lines that it does where an
+ * element has as many bytes as there are planes; with AVX-512, where two ask at once, for less. Those of fewer planes,
+ * and those beside a second array, take longer than what the processor fetches by itself: 4 to 35 %. */
+static int amd_has_room(const fd_kernels *k, size_t item, int beside, int planes) {
+    const int at_least = (int)item + (k->needs & FD_CPU_AVX512 ? 1 : 0);
+    return planes >= at_least && !beside;
+}
+
+static int hint_to_fetch(const fd_kernels *k, uint64_t n_bytes, size_t item, int beside,
+                         uint64_t drop_threshold) {
     const uint64_t from = fd_has_tails(drop_threshold) ? FETCH_FROM : FETCH_WITHOUT_TAILS_FROM;
     const int planes = fd_planes_read(drop_threshold);
     if (!fd_cpu_is_amd()) return n_bytes >= from ? FD_HINT_FETCH : 0;
-    if (n_bytes >= AMD_FETCH_FROM) return planes >= AMD_FETCH_FROM_PLANES ? FD_HINT_FETCH : 0;
+    if (n_bytes >= AMD_FETCH_FROM) return amd_has_room(k, item, beside, planes) ? FD_HINT_FETCH : 0;
     return planes >= AMD_NEXT_FROM_PLANES && n_bytes >= AMD_NEXT_FROM ? FD_HINT_NEXT : 0;
 }
 
-static int hints_for(uint64_t n_bytes, int in_place, const fd_stream *stream) {
+/* n_bytes are those of y, `item` those of an element of x. */
+static int hints_for(const fd_kernels *k, uint64_t n_bytes, size_t item, int in_place, int beside,
+                     const fd_stream *stream) {
     const int bypass = !in_place && n_bytes >= FD_BYPASS_FROM ? FD_HINT_BYPASS : 0;
-    return bypass | hint_to_fetch(n_bytes, stream->drop_threshold);
+    return bypass | hint_to_fetch(k, n_bytes, item, beside, stream->drop_threshold);
 }
 
 void fd_window_init(fd_window *w, int ndim, const uint64_t *shape, const uint64_t *stride,
@@ -184,7 +194,7 @@ static void apply(const fd_kernels *k, fd_dtype dtype, const fd_window *w, char 
     uint64_t n_bytes = item;
     for (int axis = 0; axis < w->ndim; axis++) n_bytes *= w->shape[axis];
     if (n == 0) return;
-    const int hints = hints_for(n_bytes, x == y, stream);
+    const int hints = hints_for(k, n_bytes, item, x == y, 0, stream);
     fd_cursor c;
     fd_cursor_init(&c, w, begin);
     x = advanced(x, begin * item), y += begin * item;
@@ -278,7 +288,7 @@ void fd_range_fused(const fd_kernels *k, fd_dtype x_dtype, fd_dtype y_dtype, voi
     fd_fused part = *fused;
     const size_t x_item = fd_dtype_bytes[x_dtype], y_item = fd_dtype_bytes[y_dtype];
     const int in_place = x == y || part.beside == y;
-    const int hints = hints_for(size * y_item, in_place, stream);
+    const int hints = hints_for(k, size * y_item, x_item, in_place, part.beside != NULL, stream);
     fd_fused_fn *kernel = x_dtype == y_dtype  ? k->fused[x_dtype]
                           : y_dtype == FD_F32 ? k->fused_to_f32[x_dtype]
                                               : k->fused_from_f32[y_dtype];
