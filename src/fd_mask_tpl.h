@@ -206,8 +206,8 @@ static void FD_CAT(fd_words, FD_ISA)(uint64_t *words, fd_schedule *s, unsigned t
 /* Keep bits of elements whose tails decide. */
 FD_INLINE void fd_settle(uint64_t *keep, const fd_tile *tile, const fd_schedule *s, v_ties ties) {
     const uint32_t threshold = (uint32_t)s->drop_threshold;
-    uint16_t e[V_BLOCKS];
-    uint32_t tail[V_BLOCKS];
+    FD_ALIGNED uint16_t e[V_BLOCKS];
+    FD_ALIGNED uint32_t tail[V_BLOCKS];
     v_word block;
     v_pair p01, p23;
     fd_group g;
@@ -281,7 +281,7 @@ static void FD_CAT(fd_bits, FD_ISA)(uint8_t *out, uint64_t begin, uint64_t first
                                     uint64_t n, const fd_stream *stream) {
     fd_schedule s;
     fd_tile tile;
-    uint64_t keep[FD_TILE_WORDS + 1];
+    FD_ALIGNED uint64_t keep[FD_TILE_WORDS + 1];
     fd_schedule_init(&s, stream);
     while (n) {
         const unsigned lo = (unsigned)(first % FD_TILE);
@@ -300,7 +300,7 @@ static void FD_CAT(fd_bits, FD_ISA)(uint8_t *out, uint64_t begin, uint64_t first
 static void FD_CAT(fd_gather, FD_ISA)(uint64_t *strip, const fd_runs *runs, fd_schedule *s,
                                       size_t item) {
     fd_tile tile;
-    uint64_t keep[FD_TILE_WORDS + 2];
+    FD_ALIGNED uint64_t keep[FD_TILE_WORDS + 2];
     unsigned to = runs->to;
     s->ahead.lines = fd_lines_a_plane(s, FD_GROUP * item);
     fd_tile_list(&tile, s, runs);

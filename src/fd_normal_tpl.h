@@ -75,7 +75,7 @@ FD_INLINE v_f32 fd_normal(v_u32 w) {
 
 /* Normals FD_NORMALS * number onwards of the stream. */
 FD_INLINE void fd_normals(float *z, fd_schedule *s, uint64_t number) {
-    uint64_t words[2 * FD_TILE_BLOCKS];
+    FD_ALIGNED uint64_t words[2 * FD_TILE_BLOCKS];
     fd_tag_words(words, s, FD_TAG_NORMAL, number * FD_TILE_BLOCKS);
     for (unsigned i = 0; i < FD_NORMALS; i += sizeof(v_f32) / sizeof(float))
         store_f32(z + i, fd_normal(words_u32(words, i)));

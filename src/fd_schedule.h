@@ -102,9 +102,9 @@ FD_INLINE int fd_schedule_bit(const fd_schedule *s, int plane) {
  * in common, so that the high counter words of planes and of tails are the same for all.
  */
 typedef struct {
+    FD_ALIGNED uint64_t tied[FD_TILE_WORDS]; /* elements that the planes leave undecided */
     int in_order;                       /* whether each block follows the one before it: then */
     uint32_t block[FD_TILE_BLOCKS + 1]; /* only the first is here. b mod 2^32; the 17th is any */
-    uint64_t tied[FD_TILE_WORDS];       /* elements that the planes leave undecided */
 } fd_tile;
 
 /* The tile's blocks, of which `block` is one, are made next. */

@@ -39,7 +39,8 @@ FD_INLINE void FD_CAT(fd_tiles, FD_ISA)(const void *call, fd_steps_fn *steps,
     const uint64_t tile0 = first / FD_TILE, lo = first % FD_TILE, end = lo + n;
     const unsigned to_aligned = (unsigned)((64 - (uintptr_t)arrays->y % 64) % 64 / arrays->y_item);
     const unsigned skew = n < FD_ALIGNED_FROM ? 0 : (unsigned)(0 - lo - to_aligned) % FD_STEP;
-    uint64_t keep[1 + FD_TILE_WORDS + 1] = {0}, strip[FD_TILE_WORDS];
+    FD_ALIGNED uint64_t words[8 + FD_TILE_WORDS + 1] = {0}, strip[FD_TILE_WORDS];
+    uint64_t *const keep = words + 7; /* so that the tile's are aligned */
     fd_schedule s;
     fd_tile tile;
     fd_schedule_init(&s, stream);
