@@ -16,7 +16,8 @@ from fastdrop import threads
 cdef extern from "pool.h" nogil:
     ctypedef void fd_work(const void *context, uint64_t begin, uint64_t n) noexcept nogil
     void fd_pool_serve()
-    bint fd_pool_run(fd_work *work, const void *context, uint64_t n, uint64_t size, int workers)
+    bint fd_pool_run(fd_work *work, const void *context, uint64_t n, uint64_t unit,
+                     uint64_t smallest, int workers)
     bint fd_pool_hire(int enough)
     void fd_pool_fire()
 
@@ -275,9 +276,7 @@ cdef void do_all(const Job *job, uint64_t unit, int n_threads) noexcept nogil:
     """Do a job in so many threads."""
     cdef uint64_t units
     if n_threads > 1:
-        # four claims a thread, so that all end together, but none below the grain
-        units = max(job.size // (4 * n_threads * unit),
-                    <uint64_t>(grain_bytes / (unit * bytes_of_work(job))), 1)
-        if fd_pool_run(do_range, job, job.size, units * unit, n_threads - 1):
+        units = max(<uint64_t>(grain_bytes / (unit * bytes_of_work(job))), 1)
+        if fd_pool_run(do_range, job, job.size, unit, units * unit, n_threads - 1):
             return
     job.kernel(job, 0, job.size)

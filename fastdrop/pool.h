@@ -6,9 +6,11 @@
  * call by one atomic and one system call for all of them. Nothing here calls Python, raises or
  * allocates: a call can neither fail nor be interrupted half-way.
  *
- * A call is cut into ranges, which the caller and the workers claim from one counter until none is
- * left. A worker that comes late finds nothing. One call has the pool at a time; any other does its own
- * work. For one translation unit: kernels.pyx.
+ * A call is cut into a share for each thread, the same ones in each call of its size, so that what a
+ * thread has in its caches is there for the next call. A thread claims ranges of its own share, large
+ * ones at first and small ones at last, and then of the others': so all end together, although they
+ * neither begin together nor are equally fast, and a worker that comes late finds nothing. One call has
+ * the pool at a time; any other does its own work. For one translation unit: kernels.pyx.
  */
 #ifndef FD_POOL_H
 #define FD_POOL_H
@@ -20,24 +22,30 @@
 
 #if defined(_MSC_VER) && !defined(__clang__)
 #include <intrin.h>
-#define FD_ALIGNED __declspec(align(128))
+#define FD_OWN_LINES __declspec(align(128))
 #define fd_load(at) ((int32_t)_InterlockedOr((volatile long *)(at), 0))
 #define fd_store(at, v) ((void)_InterlockedExchange((volatile long *)(at), (long)(v)))
 #define fd_add(at, v) ((int32_t)_InterlockedExchangeAdd((volatile long *)(at), (long)(v)))
 #define fd_swap(at, old, new_) \
     (_InterlockedCompareExchange((volatile long *)(at), (long)(new_), (long)(old)) == (long)(old))
-#define fd_add64(at, v) \
-    ((uint64_t)_InterlockedExchangeAdd64((volatile __int64 *)(at), (__int64)(v)))
+#define fd_load64(at) ((uint64_t)_InterlockedOr64((volatile __int64 *)(at), 0))
+#define fd_store64(at, v) ((void)_InterlockedExchange64((volatile __int64 *)(at), (__int64)(v)))
+#define fd_swap64(at, old, new_)                                                                 \
+    (_InterlockedCompareExchange64((volatile __int64 *)(at), (__int64)(new_), (__int64)(old)) == \
+     (__int64)(old))
 #define fd_load_pointer(at) _InterlockedCompareExchangePointer((void *volatile *)(at), NULL, NULL)
 #define fd_store_pointer(at, v) ((void)_InterlockedExchangePointer((void *volatile *)(at), v))
 #else
-#define FD_ALIGNED __attribute__((aligned(128)))
+#define FD_OWN_LINES __attribute__((aligned(128)))
 #define fd_load(at) __atomic_load_n(at, __ATOMIC_SEQ_CST)
 #define fd_store(at, v) __atomic_store_n(at, v, __ATOMIC_SEQ_CST)
 #define fd_add(at, v) __atomic_fetch_add(at, v, __ATOMIC_SEQ_CST)
 #define fd_swap(at, old, new_) \
     __atomic_compare_exchange_n(at, &(int32_t){old}, new_, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)
-#define fd_add64(at, v) __atomic_fetch_add(at, v, __ATOMIC_SEQ_CST)
+#define fd_load64(at) __atomic_load_n(at, __ATOMIC_SEQ_CST)
+#define fd_store64(at, v) __atomic_store_n(at, v, __ATOMIC_SEQ_CST)
+#define fd_swap64(at, old, new_) \
+    __atomic_compare_exchange_n(at, &(uint64_t){old}, new_, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)
 #define fd_load_pointer(at) __atomic_load_n(at, __ATOMIC_SEQ_CST)
 #define fd_store_pointer(at, v) __atomic_store_n(at, v, __ATOMIC_SEQ_CST)
 #endif
@@ -102,6 +110,24 @@ static void fd_wait_forget(void) {
 }
 #endif
 
+/* ---- time -------------------------------------------------------------------------------------- */
+
+#if defined(_WIN32)
+static uint64_t fd_now(void) {
+    LARGE_INTEGER now, a_second;
+    QueryPerformanceCounter(&now);
+    QueryPerformanceFrequency(&a_second);
+    return (uint64_t)(1e9 * (double)now.QuadPart / (double)a_second.QuadPart);
+}
+#else
+#include <time.h>
+static uint64_t fd_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return 1000000000 * (uint64_t)now.tv_sec + (uint64_t)now.tv_nsec;
+}
+#endif
+
 /* ---- the pool ---------------------------------------------------------------------------------- */
 
 typedef void fd_work(const void *context, uint64_t begin, uint64_t n);
@@ -110,33 +136,72 @@ typedef void fd_work(const void *context, uint64_t begin, uint64_t n);
 typedef struct {
     fd_work *work;
     const void *context;
-    uint64_t n, size;         /* elements, and of a range */
-    FD_ALIGNED uint64_t next; /* the first that nobody has claimed */
+    uint64_t unit;     /* elements: a range is a multiple of it, */
+    uint64_t smallest; /* and no less than this, unless it is what is left of a share */
+    int32_t n_shares;
 } fd_split;
 
-/* Turns of waiting before a thread asks the system to be woken: 10 to 30 us. */
-enum { FD_SPINS = 300 };
+/* A thread's part of the call. */
+typedef struct {
+    FD_OWN_LINES uint64_t next; /* the first element that nobody has claimed */
+    uint64_t end;               /* the first that is another's */
+} fd_share;
+
+/* Where there are more threads, some have one together. */
+enum { FD_SHARES = 64 };
+static fd_share fd_shares[FD_SHARES];
+
+/* Nanoseconds that a thread looks at a number before it asks the system to be woken, and how often it does
+ * so between two looks at the clock. It must outlast the waking of a thread, a few microseconds: else one call
+ * whose caller was woken at its end finds its workers asleep again, and so does each after it. */
+enum { FD_SPIN_NS = 10000, FD_LOOKS = 16 };
 
 static struct {
-    FD_ALIGNED int32_t turn;   /* changes with each call; what the workers wait for */
-    int32_t places;            /* workers that may still take part */
-    fd_split *call;            /* NULL: none, or it is over */
-    FD_ALIGNED int32_t inside; /* workers that may look at the call */
+    FD_OWN_LINES int32_t turn;   /* changes with each call; what the workers wait for */
+    int32_t places;              /* workers that may still take part */
+    fd_split *call;              /* NULL: none, or it is over */
+    FD_OWN_LINES int32_t inside; /* workers that may look at the call */
     int32_t caller_waits;
-    FD_ALIGNED int32_t asleep; /* workers that the system has to wake */
-    int32_t busy;              /* whether a call has the pool */
-    int32_t workers;           /* started, or about to be */
+    FD_OWN_LINES int32_t asleep; /* workers that the system has to wake */
+    int32_t busy;                /* whether a call has the pool */
+    int32_t workers;             /* started, or about to be */
+    int32_t serving;             /* started */
 } fd_pool;
 
-static void fd_do_ranges(fd_split *call) {
-    for (uint64_t at; (at = fd_add64(&call->next, call->size)) < call->n;)
-        call->work(call->context, at, call->n - at < call->size ? call->n - at : call->size);
+/* Claims one of so many parts of what is left of a share: n elements from `at` on; 0 where nothing is. */
+static uint64_t fd_claim(fd_share *share, const fd_split *call, int32_t parts, uint64_t *at) {
+    for (uint64_t next; (next = fd_load64(&share->next)) < share->end;) {
+        const uint64_t left = share->end - next;
+        uint64_t n = left / (uint64_t)parts / call->unit * call->unit;
+        if (n < call->smallest) n = call->smallest;
+        if (n > left) n = left;
+        if (fd_swap64(&share->next, next, next + n)) {
+            *at = next;
+            return n;
+        }
+    }
+    return 0;
+}
+
+/* Does one's own share by halves, then what is left of the others', of which everybody takes a little. */
+static void fd_do_ranges(const fd_split *call, int32_t own) {
+    for (int32_t i = 0; i < call->n_shares; i++) {
+        fd_share *share = &fd_shares[(own + i) % call->n_shares];
+        const int32_t parts = i == 0 ? 2 : call->n_shares;
+        for (uint64_t at, n; (n = fd_claim(share, call, parts, &at)) != 0;)
+            call->work(call->context, at, n);
+    }
 }
 
 /* Waits until a number is no longer what was seen. */
 static void fd_wait_spinning(int32_t *at, int32_t seen, int32_t *waits) {
-    for (int i = 0; i < FD_SPINS && fd_load(at) == seen; i++) fd_pause();
-    if (fd_load(at) != seen) return;
+    const uint64_t end = fd_now() + FD_SPIN_NS;
+    do {
+        for (int i = 0; i < FD_LOOKS; i++) {
+            if (fd_load(at) != seen) return;
+            fd_pause();
+        }
+    } while (fd_now() < end);
     fd_add(waits, 1);
     while (fd_load(at) == seen) fd_wait(at, seen);
     fd_add(waits, -1);
@@ -144,28 +209,43 @@ static void fd_wait_spinning(int32_t *at, int32_t seen, int32_t *waits) {
 
 /* What a worker does, for ever. */
 static void fd_pool_serve(void) {
+    const int32_t own = fd_add(&fd_pool.serving, 1) + 1; /* 0 is the caller's */
     for (int32_t seen = fd_load(&fd_pool.turn) - 1;;) {
         fd_wait_spinning(&fd_pool.turn, seen, &fd_pool.asleep);
         seen = fd_load(&fd_pool.turn);
         /* whoever is inside before the call is over is waited for, so the call is there to be read */
         fd_add(&fd_pool.inside, 1);
         fd_split *call = (fd_split *)fd_load_pointer(&fd_pool.call);
-        if (call && fd_add(&fd_pool.places, -1) > 0) fd_do_ranges(call);
+        if (call && fd_add(&fd_pool.places, -1) > 0) fd_do_ranges(call, own);
         if (fd_add(&fd_pool.inside, -1) == 1 && fd_load(&fd_pool.caller_waits))
             fd_wake(&fd_pool.inside, 1);
     }
 }
 
-/* Does a call in ranges of `size` elements, with so many workers at most. Returns 0 where another has the
- * pool: then nothing is done. */
-static int fd_pool_run(fd_work *work, const void *context, uint64_t n, uint64_t size, int workers) {
-    fd_split call = {work, context, n, size, 0};
+/* Cuts n elements into the call's shares, in whole units. */
+static void fd_cut(const fd_split *call, uint64_t n) {
+    uint64_t begin = 0;
+    for (int32_t i = 0; i < call->n_shares; i++) {
+        const uint64_t units = (n - begin) / call->unit / (uint64_t)(call->n_shares - i);
+        const uint64_t end = i + 1 < call->n_shares ? begin + units * call->unit : n;
+        fd_shares[i].end = end;
+        fd_store64(&fd_shares[i].next, begin);
+        begin = end;
+    }
+}
+
+/* Does a call of n elements, with so many workers at most; of its ranges see fd_split. Returns 0 where
+ * another has the pool: then nothing is done. */
+static int fd_pool_run(fd_work *work, const void *context, uint64_t n, uint64_t unit,
+                       uint64_t smallest, int workers) {
+    fd_split call = {work, context, unit, smallest, workers < FD_SHARES ? workers + 1 : FD_SHARES};
     if (!fd_swap(&fd_pool.busy, 0, 1)) return 0;
+    fd_cut(&call, n);
     fd_store(&fd_pool.places, workers);
     fd_store_pointer(&fd_pool.call, &call);
     fd_add(&fd_pool.turn, 1);
     if (fd_load(&fd_pool.asleep)) fd_wake(&fd_pool.turn, workers);
-    fd_do_ranges(&call);
+    fd_do_ranges(&call, 0);
     fd_store_pointer(&fd_pool.call, NULL);
     for (int32_t inside; (inside = fd_load(&fd_pool.inside)) != 0;)
         fd_wait_spinning(&fd_pool.inside, inside, &fd_pool.caller_waits);
@@ -198,7 +278,7 @@ static void fd_pool_forget(void) {
 #endif
     fd_pool.call = NULL;
     fd_pool.places = fd_pool.inside = fd_pool.caller_waits = 0;
-    fd_pool.asleep = fd_pool.busy = fd_pool.workers = 0;
+    fd_pool.asleep = fd_pool.busy = fd_pool.workers = fd_pool.serving = 0;
 }
 
 #endif

@@ -1,7 +1,8 @@
 /*
  * The pool of fastdrop/pool.h under load: three callers at once, calls of any size, workers of which
- * some come late. Each element of a call must be done once, and no one may be at it when the call is
- * over. tests/test_threads.py builds it, with the thread sanitizer where there is one.
+ * some come late. Each element of a call must be done once, in ranges of whole units, and no one may be
+ * at it when the call is over. tests/test_threads.py builds it, with the thread sanitizer where there is
+ * one.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -13,8 +14,19 @@
 
 enum { CALLERS = 3, WORKERS = 5, CALLS = 5000, LARGEST = 4000 };
 
-static void count(const void *counts, uint64_t begin, uint64_t n) {
-    for (uint64_t i = begin; i < begin + n; i++) ((unsigned char *)counts)[i]++;
+typedef struct {
+    unsigned char counts[LARGEST];
+    uint64_t n, unit;
+} work;
+
+static void count(const void *context, uint64_t begin, uint64_t n) {
+    work *w = (work *)context;
+    const int is_last = begin + n == w->n;
+    if (n == 0 || begin + n > w->n || begin % w->unit || (n % w->unit && !is_last)) {
+        printf("%d elements from %d on were no range\n", (int)n, (int)begin);
+        exit(1);
+    }
+    for (uint64_t i = begin; i < begin + n; i++) w->counts[i]++;
 }
 
 static void *serve(void *unused) {
@@ -24,19 +36,20 @@ static void *serve(void *unused) {
 
 static void *caller(void *number) {
     uint32_t random = 7 + *(uint32_t *)number;
-    unsigned char counts[LARGEST];
+    work w;
     intptr_t shared = 0;
     for (int call = 0; call < CALLS; call++) {
         random = random * 1664525u + 1013904223u;
-        const uint64_t n = 1 + (random >> 16) % LARGEST, size = 1 + (random >> 8) % 300;
-        memset(counts, 0, sizeof counts);
-        if (fd_pool_run(count, counts, n, size, 1 + (int)(random >> 4) % WORKERS))
+        memset(w.counts, 0, sizeof w.counts);
+        w.n = 1 + (random >> 16) % LARGEST, w.unit = 1 + (random >> 8) % 16;
+        const uint64_t smallest = w.unit * (1 + (random >> 12) % 20);
+        if (fd_pool_run(count, &w, w.n, w.unit, smallest, 1 + (int)(random >> 4) % WORKERS))
             shared++;
         else
-            count(counts, 0, n);
+            count(&w, 0, w.n);
         for (uint64_t i = 0; i < LARGEST; i++)
-            if (counts[i] != (i < n)) {
-                printf("element %d of %d was done %d times\n", (int)i, (int)n, counts[i]);
+            if (w.counts[i] != (i < w.n)) {
+                printf("element %d of %d was done %d times\n", (int)i, (int)w.n, w.counts[i]);
                 exit(1);
             }
         if (call % 97 == 0) nanosleep(&(struct timespec){0, 50000}, NULL); /* the workers sleep */
