@@ -5,6 +5,7 @@
 import copy
 import importlib.metadata
 import pickle
+import pydoc
 import subprocess
 import sys
 import warnings
@@ -228,6 +229,10 @@ def test_attributes_of_arrays_say_where_they_are():
         fd.Noise(0, 0, 3).std()
     with pytest.raises(AttributeError, match="'nothing'"):
         mask.nothing  # noqa: B018
+    # nor does one see them, or lose what both have
+    assert not hasattr(mask, "dtype") and not hasattr(fd.Mask, "dtype")
+    assert {"fill", "shape", "keep"} <= set(dir(mask)) and not {"T", "mean", "dtype"} & set(dir(mask))
+    assert "argmax" not in pydoc.render_doc(fd.Mask)
 
 
 def test_masks_with_a_scale_of_ones_own():
