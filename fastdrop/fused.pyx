@@ -36,12 +36,15 @@ cdef bint widens(fd_dtype x, fd_dtype y) noexcept:
 
 
 cdef int must_fit(cnp.ndarray a, str name, cnp.ndarray x, fd_dtype other, bint fits,
-                  tuple shape) except -1:
-    """Raise unless an array is of x's dtype or another, and of the shape that fits x."""
+                  bint is_row) except -1:
+    """Raise unless an array is of x's dtype or another, and fits x or each of its rows."""
     if dtype_of(a) != dtype_of(x) and dtype_of(a) != other:
         wider = ", or float32" if other != dtype_of(x) else ""
         raise TypeError(f"{name} has dtype {a.dtype}; it must be that of x, {x.dtype}{wider}")
     if not fits:
+        shape = (<object>x).shape
+        if is_row:
+            shape = shape[-1:] or (1,)
         raise ValueError(f"{name} has shape {(<object>a).shape}; with this x it must be {shape}")
     return 0
 
@@ -114,12 +117,12 @@ cdef tuple forward(fd_fusion op, x, beside, p, bias, training, rng, out):
         rows = as_input(beside, "residual")
         if widens(result, FD_F32):
             result = FD_F32
-        must_fit(rows, "residual", array, result, same_shape(rows, array), (<object>array).shape)
+        must_fit(rows, "residual", array, result, same_shape(rows, array), False)
         result = dtype_of(rows)
     if bias is not None:
         row = as_input(bias, "bias")
         fits = cnp.PyArray_NDIM(row) == 1 and <uint64_t>cnp.PyArray_DIM(row, 0) == columns
-        must_fit(row, "bias", array, result, fits, (columns,))
+        must_fit(row, "bias", array, result, fits, True)
     cdef Mask mask = identity(ndim, dims, 1.0)
     if dropping:  # the same axes at another rate
         mask.set_rate(rate, drop_threshold(rate), scale_of(rate), 0.0, 0.0)
@@ -280,7 +283,7 @@ cpdef tuple add_backward(grad, mask, out, dtype):
     cdef Mask recipe = mask
     cdef cnp.ndarray array = as_input(grad, "grad")
     kind = narrower(array, dtype, out)
-    if (<object>array).shape != mask.shape:
+    if not recipe.fits(array):
         raise ValueError(f"grad has shape {(<object>array).shape}; the mask is for {mask.shape}")
     cdef int axis, ndim = recipe.ndim
     cdef uint64_t size = 1

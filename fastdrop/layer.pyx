@@ -143,7 +143,12 @@ cdef class Layer:
 
     def __call__(self, *args, **kwargs):
         if not kwargs:
-            return self.forward(args[0]) if len(args) == 1 else self.forward(*args)
+            # spelt out, for Python makes an object of a method that is called with a tuple
+            if len(args) == 1:
+                return self.forward(args[0])
+            if len(args) == 2:
+                return self.forward(args[0], args[1])
+            return self.forward(*args)
         method = self.forward
         self.check_words(kwargs, method)
         return method(*args, **kwargs)

@@ -13,6 +13,7 @@ cdef extern from "fd_stream.h" nogil:
     double fd_scale(double p)
 
 MODES = ("upscale_in_train", "downscale_in_infer")
+cdef str UPSCALE = MODES[0], DOWNSCALE = MODES[1]
 
 # -scale * alpha of SELU (Klambauer et al. 2017): what it tends to for very negative inputs
 cdef double SELU_SATURATION = -1.7580993408473766
@@ -53,7 +54,8 @@ cpdef bint as_bool(value, str name) except -1:
 
 cpdef double check_p(p, str name="p") except -1.0:
     """Return a probability as a float, or say what is wrong with it."""
-    cdef double value = as_real(p, name, " in [0, 1]")
+    # what is a float is one at once: inside a training step each line of code counts
+    cdef double value = p if type(p) is float else as_real(p, name, " in [0, 1]")
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{name}={p!r} is not a probability: it must be in [0, 1]")
     return value
@@ -71,8 +73,10 @@ cpdef object as_axis(axis, str name):
 
 cpdef bint check_mode(mode) except -1:
     """Return whether kept elements are scaled in training, or say that the mode is unknown."""
+    if mode is UPSCALE or mode is DOWNSCALE:  # literals of the same name are one object
+        return mode is UPSCALE
     if isinstance(mode, str) and mode in MODES:
-        return mode == MODES[0]
+        return mode == UPSCALE
     raise ValueError(f"mode={mode!r} is unknown; it must be one of {', '.join(MODES)}")
 
 

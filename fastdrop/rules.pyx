@@ -240,7 +240,7 @@ cpdef Rule elements(p, noise_shape, mode):
 
 cpdef Rule rates(p, noise_shape, mode):
     """Of `dropout`, whose p may be an array."""
-    if not is_array(p):
+    if type(p) is float or not is_array(p):
         return elements(p, noise_shape, mode)
     cdef RatesRule rule = RatesRule.__new__(RatesRule)
     rule.rates, rule.downscale = check_rates(p), not check_mode(mode)
