@@ -48,7 +48,7 @@ cdef enum:
 # Bytes of output that are worth waking a thread. A call of n bytes gets sqrt(n / GRAIN) threads, for k
 # of them cost k wake-ups and save n (1 - 1/k); but none where they do not save 12 grains, which is what a
 # call costs that finds its workers asleep and the caches cold (bench/README.md). No claim is for less
-# than a grain.
+# than a grain, but for the last of a thread's share.
 GRAIN = 64 << 10
 cdef double grain_bytes = GRAIN
 
@@ -75,7 +75,7 @@ def set_isa(name):
 
 
 def set_grain(double n_bytes):
-    """Set the bytes of output that a claim is worth; returns the former number. For tests."""
+    """Set the bytes of output of the smallest claim; returns the former number. For tests."""
     global grain_bytes
     before, grain_bytes = grain_bytes, n_bytes
     return before

@@ -6,11 +6,11 @@
  * call by one atomic and one system call for all of them. Nothing here calls Python, raises or
  * allocates: a call can neither fail nor be interrupted half-way.
  *
- * A call is cut into a share for each thread, the same ones in each call of its size, so that what a
+ * A call is cut into a share for each thread, and calls of one size into the same ones, so that what a
  * thread has in its caches is there for the next call. A thread claims ranges of its own share, large
- * ones at first and small ones at last, and then of the others': so all end together, although they
- * neither begin together nor are equally fast, and a worker that comes late finds nothing. One call has
- * the pool at a time; any other does its own work. For one translation unit: kernels.pyx.
+ * ones at first and small ones at last, and then of the others': so they end together, although they do
+ * not begin together, and a worker that comes late finds nothing. One call has the pool at a time; any
+ * other does its own work. For one translation unit: kernels.pyx.
  */
 #ifndef FD_POOL_H
 #define FD_POOL_H
@@ -147,14 +147,15 @@ typedef struct {
     uint64_t end;               /* the first that is another's */
 } fd_share;
 
-/* Where there are more threads, some have one together. */
+/* Of more threads than these some have a share together. */
 enum { FD_SHARES = 64 };
 static fd_share fd_shares[FD_SHARES];
 
-/* Nanoseconds that a thread looks at a number before it asks the system to be woken, and how often it does
- * so between two looks at the clock. It must outlast the waking of a thread, a few microseconds: else one call
- * whose caller was woken at its end finds its workers asleep again, and so does each after it. */
-enum { FD_SPIN_NS = 10000, FD_LOOKS = 16 };
+/* Nanoseconds that a thread looks at a number before it sleeps. They must outlast the waking of a thread, a
+ * few microseconds: else one call whose caller slept at its end finds its workers asleep, and so does
+ * each after it. */
+enum { FD_SPIN_NS = 10000 };
+enum { FD_LOOKS = 16 }; /* at the number, between two at the clock */
 
 static struct {
     FD_OWN_LINES int32_t turn;   /* changes with each call; what the workers wait for */
@@ -183,11 +184,12 @@ static uint64_t fd_claim(fd_share *share, const fd_split *call, int32_t parts, u
     return 0;
 }
 
-/* Does one's own share by halves, then what is left of the others', of which everybody takes a little. */
+/* Does one's own share, a quarter of what is left of it at a time, then the others', of which each thread that
+ * is done takes its part. */
 static void fd_do_ranges(const fd_split *call, int32_t own) {
     for (int32_t i = 0; i < call->n_shares; i++) {
         fd_share *share = &fd_shares[(own + i) % call->n_shares];
-        const int32_t parts = i == 0 ? 2 : call->n_shares;
+        const int32_t parts = i == 0 ? 4 : call->n_shares;
         for (uint64_t at, n; (n = fd_claim(share, call, parts, &at)) != 0;)
             call->work(call->context, at, n);
     }
@@ -209,14 +211,16 @@ static void fd_wait_spinning(int32_t *at, int32_t seen, int32_t *waits) {
 
 /* What a worker does, for ever. */
 static void fd_pool_serve(void) {
-    const int32_t own = fd_add(&fd_pool.serving, 1) + 1; /* 0 is the caller's */
+    const int32_t number = fd_add(&fd_pool.serving, 1) + 1; /* 0 is the caller */
     for (int32_t seen = fd_load(&fd_pool.turn) - 1;;) {
         fd_wait_spinning(&fd_pool.turn, seen, &fd_pool.asleep);
         seen = fd_load(&fd_pool.turn);
         /* whoever is inside before the call is over is waited for, so the call is there to be read */
         fd_add(&fd_pool.inside, 1);
         fd_split *call = (fd_split *)fd_load_pointer(&fd_pool.call);
-        if (call && fd_add(&fd_pool.places, -1) > 0) fd_do_ranges(call, own);
+        const int32_t place = call ? fd_add(&fd_pool.places, -1) : 0;
+        /* the share of its number in each call, unless there are fewer than workers */
+        if (place > 0) fd_do_ranges(call, number < call->n_shares ? number : place);
         if (fd_add(&fd_pool.inside, -1) == 1 && fd_load(&fd_pool.caller_waits))
             fd_wake(&fd_pool.inside, 1);
     }

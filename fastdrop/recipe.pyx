@@ -251,7 +251,7 @@ cdef class Recipe:
     def __ge__(self, other): return refuse(self, other, ">=")
 
     def __dir__(self):
-        return [name for name in object.__dir__(self) if hasattr(self, name)]
+        return [name for name in object.__dir__(self) if not is_of_arrays(type(self), name)]
 
     # ---- windows ---------------------------------------------------------------------------------
 
@@ -341,14 +341,18 @@ cdef class Recipe:
 class OfArrays:
     """An attribute that arrays have and recipes have not: the error says where it is to be had.
 
-    It stands in the type's dict, for with a ``__getattr__`` in its place Python makes an object of each
-    method that is called: inside a training step 17 % of `Mask.backward`.
+    Those that one would ask a mask for stand in the type's dict. With a ``__getattr__`` in their place
+    Python makes an object of each method that is called: inside a training step 17 % of `Mask.backward`.
     """
 
     def __init__(self, name):
         self.name = name
 
     def __get__(self, recipe, kind=None):
+        try:  # a subclass may have it of another base
+            return getattr(super(Recipe, kind if recipe is None else recipe), self.name)
+        except AttributeError:
+            pass
         if recipe is None:
             raise AttributeError(f"type object {kind.__name__!r} has no attribute {self.name!r}")
         name = recipe._kind
@@ -356,17 +360,27 @@ class OfArrays:
             f"a {name} is a recipe, not an array: say {name}.{recipe._as_array}().{self.name}"
         )
 
-    def __repr__(self):
-        return "<of arrays alone>"
+
+cdef bint is_of_arrays(kind, str name):
+    for base in kind.__mro__:
+        if name in base.__dict__:
+            return type(base.__dict__[name]) is OfArrays
+    return False
 
 
-OF_ARRAYS = {name for name in dir(np.ndarray) if name[0] != "_"} - set(dir(Recipe))
-# A compiled type takes no attribute by setattr.
-cdef dict attributes = <dict>(<PyTypeObject *>Recipe).tp_dict
-for name in OF_ARRAYS:
-    attributes[name] = OfArrays(name)
-PyType_Modified(Recipe)
+cdef int add_names_of_arrays() except -1:
+    """Do what setattr does, which compiled types refuse."""
+    cdef dict attributes = <dict>(<PyTypeObject *>Recipe).tp_dict
+    for name in (
+        "T", "all", "any", "astype", "copy", "dtype", "flatten", "max", "mean", "min", "nbytes", "ndim",
+        "nonzero", "ravel", "reshape", "size", "squeeze", "std", "sum", "tolist", "transpose", "var",
+    ):
+        attributes[name] = OfArrays(name)
+    PyType_Modified(Recipe)
+    return 0
 
+
+add_names_of_arrays()
 SIZES = (np.shape, np.ndim, np.size)
 # NumPy's functions that multiply and are no ufuncs.
 PRODUCTS = {
