@@ -128,6 +128,32 @@ static uint64_t fd_now(void) {
 }
 #endif
 
+/* ---- processors -------------------------------------------------------------------------------- */
+
+#if defined(__linux__)
+#include <sched.h>
+static int32_t fd_cpu(void) { return sched_getcpu(); }
+
+/* Those that a thread was given, and what fd_keep_off left of them; all zero at first. */
+typedef struct {
+    cpu_set_t given, left;
+} fd_processors;
+
+/* Keeps this thread off one of its processors, and no longer off another, where it has more than one. */
+static void fd_keep_off(fd_processors *mine, int32_t cpu) {
+    cpu_set_t now;
+    if (sched_getaffinity(0, sizeof now, &now) != 0 || !CPU_ISSET(cpu, &now)) return;
+    if (!CPU_EQUAL(&now, &mine->left)) mine->given = now; /* by somebody else, since */
+    mine->left = mine->given;
+    CPU_CLR(cpu, &mine->left);
+    if (CPU_COUNT(&mine->left) != 0) sched_setaffinity(0, sizeof mine->left, &mine->left);
+}
+#else
+typedef int fd_processors;
+static int32_t fd_cpu(void) { return -1; }
+static void fd_keep_off(fd_processors *mine, int32_t cpu) { (void)mine, (void)cpu; }
+#endif
+
 /* ---- the pool ---------------------------------------------------------------------------------- */
 
 typedef void fd_work(const void *context, uint64_t begin, uint64_t n);
@@ -160,6 +186,7 @@ enum { FD_LOOKS = 16 }; /* at the number, between two at the clock */
 static struct {
     FD_OWN_LINES int32_t turn;   /* changes with each call; what the workers wait for */
     int32_t places;              /* workers that may still take part */
+    int32_t cpu;                 /* where the caller is; -1: not known */
     fd_split *call;              /* NULL: none, or it is over */
     FD_OWN_LINES int32_t inside; /* workers that may look at the call */
     int32_t caller_waits;
@@ -212,9 +239,14 @@ static void fd_wait_spinning(int32_t *at, int32_t seen, int32_t *waits) {
 /* What a worker does, for ever. */
 static void fd_pool_serve(void) {
     const int32_t number = fd_add(&fd_pool.serving, 1) + 1; /* 0 is the caller */
+    fd_processors mine = {0};
     for (int32_t seen = fd_load(&fd_pool.turn) - 1;;) {
         fd_wait_spinning(&fd_pool.turn, seen, &fd_pool.asleep);
         seen = fd_load(&fd_pool.turn);
+        /* Where another library's threads spin on all other processors, Linux wakes the worker on the caller's,
+         * where it can only take the caller's time, and leaves it there. */
+        const int32_t cpu = fd_cpu();
+        if (cpu >= 0 && cpu == fd_load(&fd_pool.cpu)) fd_keep_off(&mine, cpu);
         /* whoever is inside before the call is over is waited for, so the call is there to be read */
         fd_add(&fd_pool.inside, 1);
         fd_split *call = (fd_split *)fd_load_pointer(&fd_pool.call);
@@ -245,6 +277,7 @@ static int fd_pool_run(fd_work *work, const void *context, uint64_t n, uint64_t 
     fd_split call = {work, context, unit, smallest, workers < FD_SHARES ? workers + 1 : FD_SHARES};
     if (!fd_swap(&fd_pool.busy, 0, 1)) return 0;
     fd_cut(&call, n);
+    fd_store(&fd_pool.cpu, fd_cpu());
     fd_store(&fd_pool.places, workers);
     fd_store_pointer(&fd_pool.call, &call);
     fd_add(&fd_pool.turn, 1);

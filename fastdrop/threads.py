@@ -31,6 +31,12 @@ def set_num_threads(n: int) -> None:
     TypeError, ValueError
         If ``n`` is not an integer, or is less than 1.
 
+    Notes
+    -----
+    On Linux a worker that finds itself on the calling thread's processor keeps off it from then
+    on, so that it helps also where the threads of OpenBLAS or OpenMP spin on all the others. The
+    affinity of other threads is left as it is.
+
     Examples
     --------
     >>> import fastdrop as fd

@@ -79,6 +79,31 @@ def test_a_call_uses_its_workers():
     assert all_threads - this_one > 0.2 * this_one
 
 
+AFFINITY = """
+import os
+given = {given}
+os.sched_setaffinity(0, given)
+import numpy as np, fastdrop as fd
+fd.set_num_threads(4)
+x = np.ones(1 << 20, np.float32)
+want = fd.dropout(x, .5, rng=0)
+for _ in range(300):
+    assert (fd.dropout(x, .5, rng=0) == want).all()
+of_all = [os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")]
+assert os.sched_getaffinity(0) == given
+assert len(of_all) > 3
+print(all(cpus and cpus <= given for cpus in of_all))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs CPU affinity")
+def test_workers_stay_on_the_processors_of_the_process():
+    mine = os.sched_getaffinity(0)
+    for given in (mine, {min(mine)}):
+        run = run_python(AFFINITY.format(given=given))
+        assert run.stdout.strip() == "True", run.stderr
+
+
 def test_many_callers(split_small_calls):
     x = np.random.default_rng(0).standard_normal(100_000)
     want = fd.dropout(x, 0.1, rng=1)
