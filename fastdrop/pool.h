@@ -143,7 +143,7 @@ typedef struct {
 static void fd_keep_off(fd_processors *mine, int32_t cpu) {
     cpu_set_t now;
     if (sched_getaffinity(0, sizeof now, &now) != 0 || !CPU_ISSET(cpu, &now)) return;
-    if (!CPU_EQUAL(&now, &mine->left)) mine->given = now; /* by somebody else, since */
+    if (!CPU_EQUAL(&now, &mine->left)) mine->given = now; /* since changed by somebody else */
     mine->left = mine->given;
     CPU_CLR(cpu, &mine->left);
     if (CPU_COUNT(&mine->left) != 0) sched_setaffinity(0, sizeof mine->left, &mine->left);
