@@ -338,26 +338,23 @@ cdef class Recipe:
         return _unpickle, (type(self), STREAM, *self.fields())
 
 
-class OfArrays:
+cdef class OfArrays:
     """An attribute that arrays have and recipes have not: the error says where it is to be had.
 
     Those that one would ask a mask for stand in the type's dict. With a ``__getattr__`` in their place
     Python makes an object of each method that is called: inside a training step 17 % of `Mask.backward`.
     """
 
-    def __init__(self, name):
-        self.name = name
+    cdef str name
 
-    def __get__(self, recipe, kind=None):
+    def __get__(self, recipe, kind):
+        of = kind if recipe is None else recipe
         try:  # a subclass may have it of another base
-            return getattr(super(Recipe, kind if recipe is None else recipe), self.name)
+            return getattr(super(Recipe, of), self.name)
         except AttributeError:
             pass
-        if recipe is None:
-            raise AttributeError(f"type object {kind.__name__!r} has no attribute {self.name!r}")
-        name = recipe._kind
         raise AttributeError(
-            f"a {name} is a recipe, not an array: say {name}.{recipe._as_array}().{self.name}"
+            f"a {of._kind} is a recipe, not an array: say {of._kind}.{of._as_array}().{self.name}"
         )
 
 
@@ -371,11 +368,14 @@ cdef bint is_of_arrays(kind, str name):
 cdef int add_names_of_arrays() except -1:
     """Do what setattr does, which compiled types refuse."""
     cdef dict attributes = <dict>(<PyTypeObject *>Recipe).tp_dict
+    cdef OfArrays attribute
     for name in (
-        "T", "all", "any", "astype", "copy", "dtype", "flatten", "max", "mean", "min", "nbytes", "ndim",
-        "nonzero", "ravel", "reshape", "size", "squeeze", "std", "sum", "tolist", "transpose", "var",
-    ):
-        attributes[name] = OfArrays(name)
+        "T all any astype copy dtype flatten max mean min nbytes ndim nonzero ravel reshape size squeeze std "
+        "sum tolist transpose var"
+    ).split():
+        attribute = OfArrays()
+        attribute.name = name
+        attributes[name] = attribute
     PyType_Modified(Recipe)
     return 0
 
