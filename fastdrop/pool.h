@@ -132,26 +132,34 @@ static uint64_t fd_now(void) {
 
 #if defined(__linux__)
 #include <sched.h>
+#define FD_KEEPS_OFF 1
 static int32_t fd_cpu(void) { return sched_getcpu(); }
 
-/* Those that a thread was given, and what fd_keep_off left of them; all zero at first. */
+/* The processors of a thread, and what fd_keep_off leaves of them. */
 typedef struct {
-    cpu_set_t given, left;
+    cpu_set_t all, left;
 } fd_processors;
 
-/* Keeps this thread off one of its processors, and no longer off another, where it has more than one. */
-static void fd_keep_off(fd_processors *mine, int32_t cpu) {
-    cpu_set_t now;
-    if (sched_getaffinity(0, sizeof now, &now) != 0 || !CPU_ISSET(cpu, &now)) return;
-    if (!CPU_EQUAL(&now, &mine->left)) mine->given = now; /* since changed by somebody else */
-    mine->left = mine->given;
+/* Moves this thread off a processor until fd_come_back; 0 where it has no other. */
+static int fd_keep_off(fd_processors *mine, int32_t cpu) {
+    if (sched_getaffinity(0, sizeof mine->all, &mine->all) != 0) return 0;
+    mine->left = mine->all;
     CPU_CLR(cpu, &mine->left);
-    if (CPU_COUNT(&mine->left) != 0) sched_setaffinity(0, sizeof mine->left, &mine->left);
+    return CPU_COUNT(&mine->left) != 0 && sched_setaffinity(0, sizeof mine->left, &mine->left) == 0;
+}
+
+/* Gives the thread its processors back, unless somebody else has changed them. */
+static void fd_come_back(const fd_processors *mine) {
+    cpu_set_t now;
+    if (sched_getaffinity(0, sizeof now, &now) == 0 && CPU_EQUAL(&now, &mine->left))
+        sched_setaffinity(0, sizeof mine->all, &mine->all);
 }
 #else
+#define FD_KEEPS_OFF 0
 typedef int fd_processors;
 static int32_t fd_cpu(void) { return -1; }
-static void fd_keep_off(fd_processors *mine, int32_t cpu) { (void)mine, (void)cpu; }
+static int fd_keep_off(fd_processors *mine, int32_t cpu) { return (void)mine, (void)cpu, 0; }
+static void fd_come_back(const fd_processors *mine) { (void)mine; }
 #endif
 
 /* ---- the pool ---------------------------------------------------------------------------------- */
@@ -177,9 +185,8 @@ typedef struct {
 enum { FD_SHARES = 64 };
 static fd_share fd_shares[FD_SHARES];
 
-/* Nanoseconds that a thread looks at a number before it sleeps. They must outlast the waking of a thread, a
- * few microseconds: else one call whose caller slept at its end finds its workers asleep, and so does
- * each after it. */
+/* Nanoseconds that a thread looks at a number before it sleeps: more than the others' last ranges take, for one
+ * call whose caller slept at its end finds its workers asleep, and so does each after it. */
 enum { FD_SPIN_NS = 10000 };
 enum { FD_LOOKS = 16 }; /* at the number, between two at the clock */
 
@@ -239,14 +246,14 @@ static void fd_wait_spinning(int32_t *at, int32_t seen, int32_t *waits) {
 /* What a worker does, for ever. */
 static void fd_pool_serve(void) {
     const int32_t number = fd_add(&fd_pool.serving, 1) + 1; /* 0 is the caller */
-    fd_processors mine = {0};
+    fd_processors mine;
     for (int32_t seen = fd_load(&fd_pool.turn) - 1;;) {
         fd_wait_spinning(&fd_pool.turn, seen, &fd_pool.asleep);
         seen = fd_load(&fd_pool.turn);
-        /* Where another library's threads spin on all other processors, Linux wakes the worker on the caller's,
-         * where it can only take the caller's time, and leaves it there. */
+        /* Where another library's threads spin on all other processors, Linux wakes the worker on the caller's
+         * again and again, where it can only take the caller's time. */
         const int32_t cpu = fd_cpu();
-        if (cpu >= 0 && cpu == fd_load(&fd_pool.cpu)) fd_keep_off(&mine, cpu);
+        const int kept_off = cpu >= 0 && cpu == fd_load(&fd_pool.cpu) && fd_keep_off(&mine, cpu);
         /* whoever is inside before the call is over is waited for, so the call is there to be read */
         fd_add(&fd_pool.inside, 1);
         fd_split *call = (fd_split *)fd_load_pointer(&fd_pool.call);
@@ -255,6 +262,7 @@ static void fd_pool_serve(void) {
         if (place > 0) fd_do_ranges(call, number < call->n_shares ? number : place);
         if (fd_add(&fd_pool.inside, -1) == 1 && fd_load(&fd_pool.caller_waits))
             fd_wake(&fd_pool.inside, 1);
+        if (kept_off) fd_come_back(&mine);
     }
 }
 

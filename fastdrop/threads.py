@@ -33,9 +33,10 @@ def set_num_threads(n: int) -> None:
 
     Notes
     -----
-    On Linux a worker that finds itself on the calling thread's processor keeps off it from then
-    on, so that it helps also where the threads of OpenBLAS or OpenMP spin on all the others. The
-    affinity of other threads is left as it is.
+    On Linux a worker that is woken on the calling thread's processor leaves it for the call, so
+    that it helps also where the threads of OpenBLAS or OpenMP spin on all the others. It does so by
+    ``sched_setaffinity``, and has its processors back afterwards; a sandbox that kills for this
+    system call wants ``set_num_threads(1)``. Workers may use what the thread may that starts them.
 
     Examples
     --------

@@ -57,6 +57,36 @@ static void *caller(void *number) {
     return (void *)shared;
 }
 
+#if FD_KEEPS_OFF
+/* Whether fd_keep_off and fd_come_back do what they say. */
+static int moves(void) {
+    fd_processors mine, again;
+    cpu_set_t before, now;
+    const int32_t cpu = fd_cpu();
+    sched_getaffinity(0, sizeof before, &before);
+    if (CPU_COUNT(&before) == 1) return !fd_keep_off(&mine, cpu);
+    if (!fd_keep_off(&mine, cpu) || fd_cpu() == cpu) return 0;
+    sched_getaffinity(0, sizeof now, &now);
+    if (CPU_ISSET(cpu, &now) || CPU_COUNT(&now) != CPU_COUNT(&before) - 1) return 0;
+    fd_come_back(&mine);
+    sched_getaffinity(0, sizeof now, &now);
+    if (!CPU_EQUAL(&now, &before)) return 0;
+    /* what somebody else says meanwhile stays */
+    fd_keep_off(&mine, cpu);
+    again = mine;
+    CPU_ZERO(&now);
+    CPU_SET(cpu, &now);
+    sched_setaffinity(0, sizeof now, &now);
+    fd_come_back(&again);
+    sched_getaffinity(0, sizeof now, &now);
+    const int stays = CPU_COUNT(&now) == 1 && CPU_ISSET(cpu, &now);
+    sched_setaffinity(0, sizeof before, &before);
+    return stays;
+}
+#else
+static int moves(void) { return 1; }
+#endif
+
 int main(void) {
     static uint32_t number[CALLERS] = {0, 1, 2};
     pthread_t worker, callers[CALLERS];
@@ -68,6 +98,7 @@ int main(void) {
         pthread_join(callers[i], &had);
         shared += (intptr_t)had;
     }
+    if (!moves()) puts("a thread did not leave its processor, or did not come back");
     puts(shared > CALLS / 10 ? "ok" : "hardly any call had the pool");
     return 0;
 }
