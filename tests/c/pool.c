@@ -60,7 +60,7 @@ static void *caller(void *number) {
 #if FD_KEEPS_OFF
 /* Whether fd_keep_off and fd_come_back do what they say. */
 static int moves(void) {
-    fd_processors mine, again;
+    fd_processors mine;
     cpu_set_t before, now;
     const int32_t cpu = fd_cpu();
     sched_getaffinity(0, sizeof before, &before);
@@ -73,11 +73,10 @@ static int moves(void) {
     if (!CPU_EQUAL(&now, &before)) return 0;
     /* what somebody else says meanwhile stays */
     fd_keep_off(&mine, cpu);
-    again = mine;
     CPU_ZERO(&now);
     CPU_SET(cpu, &now);
     sched_setaffinity(0, sizeof now, &now);
-    fd_come_back(&again);
+    fd_come_back(&mine);
     sched_getaffinity(0, sizeof now, &now);
     const int stays = CPU_COUNT(&now) == 1 && CPU_ISSET(cpu, &now);
     sched_setaffinity(0, sizeof before, &before);
